@@ -1,0 +1,132 @@
+"""The plan: the one value that the planner makes and the scheduler obeys.
+
+It names worker groups (how many executors of which pool host which variants) and, per service, the
+routes that requests may take. It also explains itself. Made by ``isochrone.planning``; carried to
+gateways as a ServingPlan, or as a file in local mode; obeyed by ``isochrone.scheduling``.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from isochrone.demand import Isolation, Objectives
+from isochrone.ids import GroupId, Namespace, PoolId, ServiceId, VariantId
+from isochrone.units import MicroDollarsPerHour, Nanoseconds, PartsPerMillion
+
+
+class PlanReason(Enum):
+    """Whether a service is planned, and if not, what stands in the way (`PlanAccepted`)."""
+
+    FEASIBLE = "Feasible"
+    INFEASIBLE_LATENCY = "InfeasibleLatency"
+    INFEASIBLE_ACCURACY = "InfeasibleAccuracy"
+    INFEASIBLE_COST = "InfeasibleCost"
+    NO_CAPACITY = "NoCapacity"
+    PROFILE_MISSING = "ProfileMissing"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """A worker group: ``replicas`` executors of ``pool``, each hosting all of ``variants``."""
+
+    id: GroupId
+    namespace: Namespace
+    pool: PoolId
+    variants: tuple[VariantId, ...]
+    replicas: int
+    isolation: Isolation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """Where a service's requests may go, and what the planner expects there.
+
+    ``share_ppm`` is the share of the service's requests; ``lane_share`` the lane-seconds per second
+    that they take at ``peakRate`` (the fairness share); ``predicted_ns`` the percentile of latency
+    that the objectives name; ``capacity_rps`` the largest rate at which they still hold, beside the
+    other services of the group.
+    """
+
+    variant: VariantId
+    group: GroupId
+    batch_size: int
+    share_ppm: PartsPerMillion
+    lane_share: float
+    predicted_ns: Nanoseconds
+    capacity_rps: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServicePlan:
+    """How one service is served."""
+
+    service: ServiceId
+    objectives: Objectives
+    routes: tuple[Route, ...]
+    cost_uph: MicroDollarsPerHour
+    accuracy_ppm: PartsPerMillion
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """One way to serve a service, chosen or not: what it would give, and what ruled it out.
+
+    ``ruled_out_by`` is empty for the chosen option; else one sentence for a person.
+    """
+
+    variant: VariantId
+    pool: PoolId
+    batch_size: int
+    replicas: int
+    predicted_ns: Nanoseconds
+    accuracy_ppm: PartsPerMillion
+    cost_uph: MicroDollarsPerHour
+    ruled_out_by: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alternative:
+    """The nearest objectives that could be met, and what that would cost.
+
+    ``change`` is one sentence: which promise gives way, from what to what.
+    """
+
+    objectives: Objectives
+    option: Option
+    change: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """Why a service is served the way it is, or why it is not.
+
+    ``binding`` names the constraints that hold with equality or rule out anything cheaper.
+    """
+
+    service: ServiceId
+    reason: PlanReason
+    message: str
+    chosen: tuple[Option, ...]
+    runners_up: tuple[Option, ...]
+    binding: tuple[str, ...]
+    nearest_feasible: Alternative | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A whole plan. Every tuple is sorted by its id; ``revision`` grows with each new plan.
+
+    ``cost_uph`` is the bill: whole nodes of every pool that the groups need.
+    """
+
+    revision: int
+    groups: tuple[Group, ...]
+    services: tuple[ServicePlan, ...]
+    explanations: tuple[Explanation, ...]
+    cost_uph: MicroDollarsPerHour
+
+    def service(self, service_id: ServiceId) -> ServicePlan | None:
+        """Return how ``service_id`` is served, if it is."""
+        return next((plan for plan in self.services if plan.service == service_id), None)
+
+
+EMPTY_PLAN = Plan(revision=0, groups=(), services=(), explanations=(), cost_uph=0)

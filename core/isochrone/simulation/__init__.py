@@ -1,0 +1,1 @@
+"""Virtual time around the production scheduler: workers from profiles, arrivals, checkers."""

@@ -1,0 +1,1 @@
+"""The builder: imports artifacts, makes variants, measures accuracy and profiles."""

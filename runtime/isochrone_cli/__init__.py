@@ -1,0 +1,1 @@
+"""The command line, and local mode: the same manifests on one machine without a cluster."""

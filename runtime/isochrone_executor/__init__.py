@@ -1,0 +1,1 @@
+"""The executor: honors action windows on one accelerator, and decides nothing."""
