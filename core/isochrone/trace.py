@@ -57,7 +57,7 @@ class PhaseRecord(msgspec.Struct, frozen=True, kw_only=True, tag="phase"):
 Record = RequestRecord | ActionRecord | PhaseRecord
 
 _ENCODER: Final = msgspec.json.Encoder()
-_DECODER: Final = msgspec.json.Decoder(Record)
+_DECODER: Final[msgspec.json.Decoder[Record]] = msgspec.json.Decoder(Record)
 
 
 def encode_line(record: Record) -> bytes:
