@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from isochrone.scheduling.events import ActionStatus
+from isochrone.execution import ActionStatus
 from isochrone.units import Bytes, Instant, Nanoseconds
 
 PROTOCOL_VERSION: Final = 1

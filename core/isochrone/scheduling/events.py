@@ -4,28 +4,14 @@ msgspec structs rather than dataclasses: several are made for every request, and
 dataclass costs several times as much to make.
 """
 
-from enum import Enum
-
 import msgspec
 
 from isochrone.catalog import Catalog
+from isochrone.execution import ActionStatus
 from isochrone.ids import ActionId, GroupId, PoolId, RequestId, ServiceId, VariantId, WorkerId
 from isochrone.plan import Plan
 from isochrone.scheduling.outcomes import Reason
 from isochrone.units import Bytes, Instant, Nanoseconds, PartsPerMillion
-
-
-class ActionStatus(Enum):
-    """How an action ended on the executor. Only ``OK`` means that it was done."""
-
-    OK = "ok"
-    TOO_EARLY = "too_early"
-    TOO_LATE = "too_late"
-    WEIGHTS_MISSING = "weights_missing"
-    NO_PAGES = "no_pages"
-    BAD_INPUT = "bad_input"
-    BAD_ARTIFACT = "bad_artifact"
-    ERROR = "error"
 
 
 class PlanChanged(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -1,0 +1,83 @@
+# Every target does the set-up that it needs. `make help` lists them.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV := build/tools/uv/bin/uv
+# uv finds the system's certificates, and never fetches a Python of its own.
+export UV_SYSTEM_CERTS := 1
+export UV_PYTHON_DOWNLOADS := never
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: $(VENV)/.installed ## Make the virtual environment (the other targets do it, too)
+
+# pip installs uv into a folder of ours (which also works where the system's Python is "externally
+# managed"), and uv the rest: seconds where pip takes minutes.
+$(UV): constraints.txt
+	@echo "set-up: uv"
+	@rm -rf build/tools/uv
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-warn-script-location \
+	  --root-user-action=ignore --target build/tools/uv --constraint constraints.txt uv
+	@touch $@
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(UV)
+	@echo "set-up: $(VENV) (torch and its backends: 5 GB the first time, then hard links)"
+	@test -x $(BIN)/python || $(UV) venv --quiet --python $(PYTHON) $(VENV)
+	@$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+.PHONY: demo
+demo: setup ## Real models, planned, served and loaded on this machine; report in build/demo
+	@$(BIN)/isochrone demo
+
+.PHONY: test
+test: setup ## Every check and every test
+	@$(MAKE) --no-print-directory check
+	$(BIN)/pytest
+
+.PHONY: fast
+fast: setup ## The tests that need neither real models nor many seconds
+	$(BIN)/pytest -m 'not slow' -q
+
+.PHONY: check
+check: setup ## Formatting, lint, types, import contracts, drift of generated files
+	$(BIN)/ruff format --check --quiet
+	$(BIN)/ruff check --quiet
+	$(BIN)/mypy core runtime
+	$(BIN)/lint-imports --no-timing
+	$(BIN)/isochrone crds --check crds
+
+.PHONY: fmt
+fmt: setup ## Format, and mend what ruff can
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+.PHONY: crds
+crds: setup ## Write crds/ from the API models
+	$(BIN)/isochrone crds --write crds
+
+.PHONY: bench
+bench: bench-overhead ## Every benchmark; JSON to bench/results
+
+.PHONY: bench-overhead
+bench-overhead: setup ## What gateway and executor cost, beside FastAPI in the same run
+	$(BIN)/python bench/overhead.py
+
+.PHONY: lock
+lock: setup ## Renew constraints.txt (names and versions only)
+	$(UV) pip compile --quiet --upgrade --all-extras --no-annotate --no-header \
+	  --no-emit-index-url pyproject.toml --output-file constraints.txt
+	@$(UV) --version | sed -E 's/^uv ([0-9.]+).*/uv==\1/' >> constraints.txt
+	@sort --output constraints.txt constraints.txt
+
+.PHONY: clean
+clean: ## Remove everything that was made here (the artifact store stays: isochrone store --path)
+	rm -rf build dist .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
