@@ -52,7 +52,7 @@ check: setup ## Formatting, lint, types, import contracts, drift of generated fi
 	$(BIN)/ruff format --check --quiet
 	$(BIN)/ruff check --quiet
 	$(BIN)/mypy core runtime
-	$(BIN)/lint-imports --no-timing
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/isochrone crds --check crds
 
 .PHONY: fmt

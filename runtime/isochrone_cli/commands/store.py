@@ -1,0 +1,29 @@
+"""``isochrone store``: where artifacts and measurements are kept, how much, and away with them."""
+
+import argparse
+import shutil
+from pathlib import Path
+
+from isochrone.units import format_bytes
+from isochrone_cli.console import output
+from isochrone_cli.store import add_store_argument
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    add_store_argument(parser)
+    parser.add_argument("--empty", action="store_true", help="remove everything in the store")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the store's place and size, or empty it."""
+    store: Path = options.store
+    size = sum(file.stat().st_size for file in store.rglob("*") if file.is_file())
+    if options.empty:
+        shutil.rmtree(store, ignore_errors=False) if store.exists() else None
+        output().print(f"{store}: removed {format_bytes(size)}")
+        return 0
+    variants = store / "variants"
+    count = sum(1 for _ in variants.iterdir()) if variants.exists() else 0
+    output().print(f"{store}: {count} variants, {format_bytes(size)}")
+    return 0

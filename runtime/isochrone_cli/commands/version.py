@@ -1,0 +1,32 @@
+"""``isochrone version``: what is installed, for a bug report."""
+
+import argparse
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Final
+
+from isochrone import __version__
+from isochrone_cli.console import output
+
+PACKAGES: Final = ("torch", "openvino", "nncf", "ortools", "msgspec", "uvloop")
+
+
+def add_arguments(_parser: argparse.ArgumentParser) -> None:
+    """Take no options."""
+
+
+def run(_options: argparse.Namespace) -> int:
+    """Print the versions."""
+    console = output()
+    console.print(f"isochrone {__version__}")
+    console.print(f"python {platform.python_version()}")
+    for package in PACKAGES:
+        console.print(f"{package} {_installed(package)}")
+    return 0
+
+
+def _installed(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "(not installed)"

@@ -1,0 +1,60 @@
+"""Manifests from files and folders: the I/O around ``isochrone.api.manifests``.
+
+Called by every command that takes ``-f``.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from isochrone.api.manifests import Manifests, Source, load
+from isochrone.errors import ManifestError
+from isochrone.units import MIB
+
+SUFFIXES: Final = (".yaml", ".yml", ".json")
+
+FILE_BYTES_MAX: Final = 4 * MIB
+"""Largest manifest file; etcd's own limit on an object is below half of it."""
+
+STANDARD_INPUT: Final = "-"
+
+
+def read_manifests(paths: Sequence[str]) -> Manifests:
+    """Return what the files, the folders (not recursive, as kubectl) or ``-`` in ``paths`` hold.
+
+    Raises ``ManifestError`` that lists every problem, or names the path that cannot be read.
+    """
+    return load([_read(path) for path in _files(paths)])
+
+
+def _files(paths: Sequence[str]) -> list[str]:
+    files: list[str] = []
+    for given in paths:
+        path = Path(given)
+        if given == STANDARD_INPUT or path.is_file():
+            files.append(given)
+        elif path.is_dir():
+            found = sorted(str(entry) for entry in path.iterdir() if entry.suffix in SUFFIXES)
+            if not found:
+                message = f"{given}: the folder holds no .yaml, .yml or .json file"
+                raise ManifestError(message)
+            files += found
+        else:
+            message = f"{given}: there is no such file or folder"
+            raise ManifestError(message)
+    return files
+
+
+def _read(path: str) -> Source:
+    if path == STANDARD_INPUT:
+        return Source(path="(standard input)", text=sys.stdin.read(FILE_BYTES_MAX))
+    file = Path(path)
+    if file.stat().st_size > FILE_BYTES_MAX:
+        message = f"{path}: larger than {FILE_BYTES_MAX} bytes, the limit for a manifest"
+        raise ManifestError(message)
+    try:
+        return Source(path=path, text=file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        message = f"{path}: cannot be read: {error}"
+        raise ManifestError(message) from error
