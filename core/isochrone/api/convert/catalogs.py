@@ -1,0 +1,212 @@
+"""Model and ModelVariant objects → the catalog; variants back, with all that was measured."""
+
+from collections.abc import Sequence
+
+from isochrone.api.common import LocalRef, exact_duration, exact_ratio
+from isochrone.api.model import Model, Tensor
+from isochrone.api.modelvariant import (
+    BatchTiming,
+    MeasuredAccuracy,
+    ModelVariant,
+    ModelVariantSpec,
+    ModelVariantStatus,
+    PoolProfile,
+    VariantArtifact,
+)
+from isochrone.api.resource import Metadata
+from isochrone.catalog import (
+    Accuracy,
+    AccuracySource,
+    Artifact,
+    BatchProfile,
+    Catalog,
+    Precision,
+    Profile,
+    TensorSpec,
+    Variant,
+)
+from isochrone.catalog import Model as Signature
+from isochrone.errors import ManifestError
+from isochrone.ids import ModelId, PoolId, VariantId, qualify, split_qualified
+from isochrone.units import parse_duration, parse_ratio
+
+
+def catalog(models: Sequence[Model], variants: Sequence[ModelVariant]) -> Catalog:
+    """Return every model and variant, each sorted by id.
+
+    Raises ``ManifestError`` when a variant's model is not among ``models``.
+    """
+    by_id = {model(it).id: it for it in models}
+    converted = []
+    for it in variants:
+        model_id = ModelId(qualify(it.namespace, it.spec.model_ref.name))
+        if model_id not in by_id:
+            message = (
+                f"ModelVariant {it.identity} is of Model {model_id}, "
+                "which does not exist: create it, or delete the variant"
+            )
+            raise ManifestError(message)
+        converted.append(variant(it, by_id[model_id]))
+    return Catalog(
+        models=tuple(sorted((model(it) for it in models), key=lambda it: it.id)),
+        variants=tuple(sorted(converted, key=lambda it: it.id)),
+    )
+
+
+def model(resource: Model) -> Signature:
+    """Return the signature that ``resource`` declares."""
+    return Signature(
+        id=ModelId(resource.identity),
+        task=resource.spec.task,
+        metric=resource.spec.accuracy.metric,
+        inputs=tuple(_tensor(it) for it in resource.spec.inputs),
+        outputs=tuple(_tensor(it) for it in resource.spec.outputs),
+    )
+
+
+def _tensor(given: Tensor) -> TensorSpec:
+    return TensorSpec(name=given.name, datatype=given.datatype, shape=given.shape)
+
+
+def variant(resource: ModelVariant, of_model: Model) -> Variant:
+    """Return the variant that ``resource`` describes, with what its status says was measured.
+
+    Without a measured accuracy, the one that ``of_model`` declares of the architecture stands in,
+    with the source Declared. It is trusted (``lower_ppm``) for fp32 alone: nothing is known of what
+    another precision loses, so such a variant meets no floor above 0 until it is measured.
+    """
+    spec = resource.spec
+    measured = resource.status.accuracy
+    return Variant(
+        id=VariantId(resource.identity),
+        model=ModelId(qualify(resource.namespace, spec.model_ref.name)),
+        architecture=spec.architecture,
+        precision=spec.precision,
+        backend=spec.backend,
+        batch_sizes=tuple(sorted(spec.batch_sizes)),
+        artifact=Artifact(
+            uri=spec.artifact.uri, format=spec.artifact.format, sha256=spec.artifact.sha256
+        ),
+        accuracy=_declared(resource, of_model) if measured is None else _accuracy(measured),
+        profiles=tuple(_profile(it) for it in resource.status.profiles),
+    )
+
+
+def _declared(resource: ModelVariant, of_model: Model) -> Accuracy:
+    declared = next(
+        (
+            parse_ratio(it.accuracy)
+            for it in of_model.spec.architectures
+            if it.name == resource.spec.architecture and it.accuracy is not None
+        ),
+        0,
+    )
+    return Accuracy(
+        value_ppm=declared,
+        lower_ppm=declared if resource.spec.precision is Precision.FP32 else 0,
+        metric=of_model.spec.accuracy.metric,
+        samples=0,
+        source=AccuracySource.DECLARED,
+    )
+
+
+def _accuracy(given: MeasuredAccuracy) -> Accuracy:
+    return Accuracy(
+        value_ppm=parse_ratio(given.value),
+        lower_ppm=parse_ratio(given.lower),
+        metric=given.metric,
+        samples=given.samples,
+        source=given.source,
+        agreement_ppm=None if given.agreement is None else parse_ratio(given.agreement),
+    )
+
+
+def _profile(given: PoolProfile) -> Profile:
+    batches = (
+        BatchProfile(
+            size=it.size,
+            mean_ns=parse_duration(it.mean),
+            p50_ns=parse_duration(it.p50),
+            p99_ns=parse_duration(it.p99),
+            p999_ns=parse_duration(it.p999),
+            samples=it.samples,
+            tail_pooled=it.tail_pooled,
+        )
+        for it in given.batches
+    )
+    return Profile(
+        pool=PoolId(given.pool),
+        batches=tuple(sorted(batches, key=lambda it: it.size)),
+        load_ns=parse_duration(given.load),
+        weights_bytes=given.weights_bytes,
+        workspace_bytes=given.workspace_bytes,
+        samples=given.samples,
+        tail_samples=given.tail_samples,
+        measured_at=given.measured_at,
+        runtime=given.runtime,
+    )
+
+
+def variant_object(given: Variant) -> ModelVariant:
+    """Return ``given`` as an object, with accuracy and profiles in its status, without rounding.
+
+    Raises ``ValueError`` when the variant's model is of another namespace.
+    """
+    namespace, name = split_qualified(given.id)
+    model_namespace, model_name = split_qualified(given.model)
+    if model_namespace != namespace:
+        message = f"variant {given.id} is of model {given.model}: references stay in one namespace"
+        raise ValueError(message)
+    return ModelVariant(
+        metadata=Metadata(name=name, namespace=namespace),
+        spec=ModelVariantSpec(
+            model_ref=LocalRef(name=model_name),
+            architecture=given.architecture,
+            precision=given.precision,
+            backend=given.backend,
+            batch_sizes=given.batch_sizes,
+            artifact=VariantArtifact(
+                uri=given.artifact.uri, format=given.artifact.format, sha256=given.artifact.sha256
+            ),
+        ),
+        status=ModelVariantStatus(
+            accuracy=_accuracy_object(given.accuracy),
+            profiles=tuple(_profile_object(it) for it in given.profiles),
+        ),
+    )
+
+
+def _accuracy_object(given: Accuracy) -> MeasuredAccuracy:
+    return MeasuredAccuracy(
+        value=exact_ratio(given.value_ppm),
+        lower=exact_ratio(given.lower_ppm),
+        metric=given.metric,
+        samples=given.samples,
+        source=given.source,
+        agreement=None if given.agreement_ppm is None else exact_ratio(given.agreement_ppm),
+    )
+
+
+def _profile_object(given: Profile) -> PoolProfile:
+    return PoolProfile(
+        pool=given.pool,
+        batches=tuple(
+            BatchTiming(
+                size=it.size,
+                mean=exact_duration(it.mean_ns),
+                p50=exact_duration(it.p50_ns),
+                p99=exact_duration(it.p99_ns),
+                p999=exact_duration(it.p999_ns),
+                samples=it.samples,
+                tail_pooled=it.tail_pooled,
+            )
+            for it in given.batches
+        ),
+        load=exact_duration(given.load_ns),
+        weights_bytes=given.weights_bytes,
+        workspace_bytes=given.workspace_bytes,
+        samples=given.samples,
+        tail_samples=given.tail_samples,
+        measured_at=given.measured_at,
+        runtime=given.runtime,
+    )

@@ -1,0 +1,172 @@
+"""Kind ModelVariant: one concrete, runnable form of a model, and what was measured of it."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, StrictBool, StrictInt
+
+from isochrone.api.common import (
+    Conditions,
+    Digest,
+    Duration,
+    LabelName,
+    LocalRef,
+    Natural,
+    ObservedGeneration,
+    PlainName,
+    Ratio,
+    ShortText,
+    Uri,
+)
+from isochrone.api.model import BatchSizes
+from isochrone.api.resource import AGE_COLUMN, READY_COLUMN, Column, Definition, Resource, Scope
+from isochrone.api.schema import Keyed, Part, Rule
+from isochrone.catalog import AccuracyMetric, AccuracySource, BackendName, Precision
+
+
+class VariantArtifact(Part):
+    """What the builder emitted; its digest pins every byte that an executor loads."""
+
+    uri: Uri
+    """Where it is."""
+    format: PlainName
+    """Format that the builder wrote."""
+    sha256: Digest
+    """SHA-256 in hex; executors load nothing else."""
+
+
+def _unchanging(field: str) -> Rule:
+    return Rule(
+        cel=f"self.{field} == oldSelf.{field}",
+        message=f"{field} never changes, for what was measured would no longer be true: "
+        "make another ModelVariant",
+        field_path=f".{field}",
+    )
+
+
+class ModelVariantSpec(Part):
+    """What the variant is."""
+
+    model_ref: LocalRef
+    """The Model that it is a form of."""
+    architecture: PlainName
+    """Architecture of the Model that it was made from."""
+    precision: Precision
+    """Numeric precision that it computes in."""
+    backend: BackendName
+    """Engine that runs it."""
+    batch_sizes: BatchSizes
+    """Numbers of rows that it was prepared for."""
+    artifact: VariantArtifact
+    """What executors load."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        _unchanging("modelRef"),
+        _unchanging("architecture"),
+        _unchanging("precision"),
+        _unchanging("backend"),
+    )
+
+
+class MeasuredAccuracy(Part):
+    """Accuracy, and what it rests on."""
+
+    value: Ratio
+    """The accuracy."""
+    lower: Ratio
+    """Lower 95 % bound: what a floor is held against."""
+    metric: AccuracyMetric
+    """What accuracy means."""
+    samples: Natural
+    """Samples that it rests on; 0 where it is only declared."""
+    source: AccuracySource
+    """Whether it was measured on labels, estimated without them, or declared."""
+    agreement: Ratio | None = None
+    """Share of answers equal to those of the fp32 original."""
+
+
+class BatchTiming(Part):
+    """Execution time at one batch size."""
+
+    size: Annotated[StrictInt, Field(ge=1, le=1024)]
+    """Rows."""
+    mean: Duration
+    """Mean time."""
+    p50: Duration
+    """Median time."""
+    p99: Duration
+    """99th percentile."""
+    p999: Duration
+    """99.9th percentile."""
+    samples: Natural
+    """Executions that were measured."""
+    tail_pooled: StrictBool = False
+    """True where samples were too few for p99 or p999: then it is the median times the tail ratio
+    of the pool."""
+
+
+class PoolProfile(Part):
+    """What the variant costs on one pool."""
+
+    pool: LabelName
+    """Name of the AcceleratorPool."""
+    batches: Annotated[tuple[BatchTiming, ...], Field(max_length=16), Keyed("size")]
+    """Execution time by batch size."""
+    load: Duration
+    """Time to load."""
+    weights_bytes: Natural
+    """Memory that it holds while loaded, in bytes."""
+    workspace_bytes: Natural
+    """Memory that it needs beside that while it runs, in bytes."""
+    samples: Natural
+    """Executions that were measured."""
+    tail_samples: Natural = 0
+    """Executions behind the tail ratios of the pool; 0 where none were needed."""
+    measured_at: ShortText
+    """When, in RFC 3339."""
+    runtime: ShortText
+    """Engine, its version and the hardware."""
+
+
+class ModelVariantStatus(Part):
+    """What was measured."""
+
+    observed_generation: ObservedGeneration = -1
+    """Generation of the spec that this status speaks of; -1 before the first look."""
+    accuracy: MeasuredAccuracy | None = None
+    """Accuracy of the variant."""
+    profiles: Annotated[tuple[PoolProfile, ...], Field(max_length=64), Keyed("pool")] = ()
+    """What it costs, on each pool where it was measured."""
+    conditions: Conditions = ()
+    """Ready, ArtifactReady, AccuracyVerified, Profiled."""
+
+
+class ModelVariant(Resource):
+    """One concrete, runnable form of a Model: architecture, precision and backend."""
+
+    definition: ClassVar[Definition] = Definition(
+        kind="ModelVariant",
+        plural="modelvariants",
+        short_name="mv",
+        scope=Scope.NAMESPACED,
+        columns=(
+            Column(name="Model", path=".spec.modelRef.name", description="Its Model."),
+            Column(name="Architecture", path=".spec.architecture", description="Its architecture."),
+            Column(name="Precision", path=".spec.precision", description="Its precision."),
+            Column(name="Backend", path=".spec.backend", description="The engine that runs it."),
+            Column(name="Accuracy", path=".status.accuracy.value", description="Its accuracy."),
+            Column(
+                name="Source",
+                path=".status.accuracy.source",
+                description="How the accuracy came about.",
+                wide=True,
+            ),
+            READY_COLUMN,
+            AGE_COLUMN,
+        ),
+    )
+
+    kind: Literal["ModelVariant"] = "ModelVariant"
+    spec: ModelVariantSpec
+    """What the variant is."""
+    status: ModelVariantStatus = ModelVariantStatus()
+    """What was measured; written by the operator alone."""

@@ -1,0 +1,227 @@
+"""Kind ServingPlan: the plan of one cell, written by the operator, read by gateways and people."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, StrictInt
+
+from isochrone.api.common import (
+    Conditions,
+    Duration,
+    LabelName,
+    LongText,
+    Money,
+    Natural,
+    ObjectName,
+    ObservedGeneration,
+    Rate,
+    Ratio,
+    ShortText,
+)
+from isochrone.api.inferenceservice import ServiceObjectives
+from isochrone.api.resource import AGE_COLUMN, Column, Definition, Resource, Scope
+from isochrone.api.schema import Keyed, Part, Rule, Text
+from isochrone.demand import Isolation
+from isochrone.plan import PlanReason
+
+GROUPS_MAX = 256
+SERVICES_MAX = 256
+VARIANTS_MAX = 64
+ROUTES_MAX = 32
+CHOSEN_MAX = 4
+RUNNERS_UP_MAX = 3
+BINDING_MAX = 8
+
+GroupName = Annotated[str, Text(length_max=253, pattern=r"[!-~]+", what="group name")]
+
+
+class PlannedGroup(Part):
+    """Executors of one pool that host the same variants."""
+
+    name: GroupName
+    """Name of the group."""
+    pool: LabelName
+    """Name of the AcceleratorPool."""
+    variants: Annotated[tuple[ObjectName, ...], Field(max_length=VARIANTS_MAX)]
+    """ModelVariants that each executor hosts."""
+    replicas: Natural
+    """Executors."""
+    isolation: Isolation
+    """Whether services share the group."""
+
+
+class PlannedRoute(Part):
+    """Where requests of a service may go, and what is expected there."""
+
+    variant: ObjectName
+    """ModelVariant that answers."""
+    groups: Annotated[tuple[GroupName, ...], Field(min_length=1, max_length=1)]
+    """The group that runs it."""
+    share: Ratio
+    """Share of the service's requests."""
+    batch_size: Annotated[StrictInt, Field(ge=1, le=1024)]
+    """Rows of a full batch."""
+    lane_share: Rate
+    """Lane-seconds per second that the service takes there at its peak rate."""
+    predicted_latency: Duration
+    """Latency that the planner expects at the percentile of the objective."""
+    capacity: Rate
+    """Requests per second up to which the objective holds."""
+
+
+class PlannedService(Part):
+    """How one service is served."""
+
+    name: ObjectName
+    """Name of the InferenceService."""
+    objectives: ServiceObjectives
+    """What it must deliver."""
+    routes: Annotated[tuple[PlannedRoute, ...], Field(max_length=ROUTES_MAX)]
+    """Where its requests may go."""
+    cost_per_hour: Money
+    """What it costs, in dollars per hour."""
+    accuracy: Ratio
+    """Accuracy of the least accurate variant that may answer."""
+
+
+class PlanOption(Part):
+    """One way to serve a service, and what ruled it out."""
+
+    variant: ObjectName
+    """Name of the ModelVariant."""
+    pool: LabelName
+    """Name of the AcceleratorPool."""
+    batch_size: Natural
+    """Rows of a full batch."""
+    replicas: Natural
+    """Executors."""
+    predicted_latency: Duration
+    """Latency that the planner expects."""
+    accuracy: Ratio
+    """Accuracy of the variant."""
+    cost_per_hour: Money
+    """What it costs, in dollars per hour."""
+    ruled_out_by: LongText = ""
+    """What ruled it out; empty for what was chosen."""
+
+
+class NearestFeasible(Part):
+    """The nearest objectives that could be met."""
+
+    objectives: ServiceObjectives
+    """What could be promised."""
+    option: PlanOption
+    """How."""
+    change: LongText
+    """Which promise gives way, from what to what."""
+
+
+class ServiceExplanation(Part):
+    """Why a service is served the way it is, or why it is not."""
+
+    service: ObjectName
+    """Name of the InferenceService."""
+    reason: PlanReason
+    """Whether it is planned, or what stands in the way."""
+    message: LongText
+    """The same for a person."""
+    chosen: Annotated[tuple[PlanOption, ...], Field(max_length=CHOSEN_MAX)] = ()
+    """What was chosen."""
+    runners_up: Annotated[tuple[PlanOption, ...], Field(max_length=RUNNERS_UP_MAX)] = ()
+    """The next best, and what ruled each of them out."""
+    binding: Annotated[tuple[ShortText, ...], Field(max_length=BINDING_MAX)] = ()
+    """Constraints that nothing cheaper could meet."""
+    nearest_feasible: NearestFeasible | None = None
+    """The nearest objectives that could be met, and their price."""
+
+
+class ServingPlanSpec(Part):
+    """The plan of one cell."""
+
+    revision: Natural
+    """Grows with each new plan."""
+    cell: LabelName
+    """The cell that obeys it."""
+    cost_per_hour: Money
+    """What the cell's accelerators cost, in dollars per hour."""
+    groups: Annotated[tuple[PlannedGroup, ...], Field(max_length=GROUPS_MAX), Keyed("name")] = ()
+    """Groups of executors."""
+    services: Annotated[
+        tuple[PlannedService, ...], Field(max_length=SERVICES_MAX), Keyed("name")
+    ] = ()
+    """How each service is served."""
+    explanation: Annotated[
+        tuple[ServiceExplanation, ...], Field(max_length=SERVICES_MAX), Keyed("service")
+    ] = ()
+    """Why."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="self.cell == oldSelf.cell",
+            message="a plan never moves to another cell",
+            field_path=".cell",
+        ),
+        Rule(
+            cel="self.revision >= oldSelf.revision",
+            message="revision never shrinks",
+            field_path=".revision",
+        ),
+    )
+
+
+class Acknowledgement(Part):
+    """The newest plan that one gateway obeys."""
+
+    gateway: ObjectName
+    """Name of the gateway's pod."""
+    revision: Natural
+    """Revision that it obeys."""
+
+
+class ServingPlanStatus(Part):
+    """Who obeys the plan."""
+
+    observed_generation: ObservedGeneration = -1
+    """Generation of the spec that this status speaks of; -1 before the first look."""
+    acknowledged: Annotated[
+        tuple[Acknowledgement, ...], Field(max_length=16), Keyed("gateway")
+    ] = ()
+    """The newest revision that each gateway obeys."""
+    conditions: Conditions = ()
+    """Ready, and while true Reconciling or Stalled."""
+
+
+class ServingPlan(Resource):
+    """The plan of one cell: worker groups, routes, and why they are what they are."""
+
+    definition: ClassVar[Definition] = Definition(
+        kind="ServingPlan",
+        plural="servingplans",
+        short_name="splan",
+        scope=Scope.NAMESPACED,
+        columns=(
+            Column(name="Cell", path=".spec.cell", description="The cell that obeys it."),
+            Column(
+                name="Revision",
+                path=".spec.revision",
+                description="Grows with each new plan.",
+                type="integer",
+            ),
+            Column(
+                name="Cost",
+                path=".spec.costPerHour",
+                description="What the cell's accelerators cost, in dollars per hour.",
+            ),
+            Column(
+                name="Obeyed",
+                path=".status.acknowledged[*].revision",
+                description="The revisions that gateways obey.",
+            ),
+            AGE_COLUMN,
+        ),
+    )
+
+    kind: Literal["ServingPlan"] = "ServingPlan"
+    spec: ServingPlanSpec
+    """The plan."""
+    status: ServingPlanStatus = ServingPlanStatus()
+    """Who obeys it; written by the operator alone."""
