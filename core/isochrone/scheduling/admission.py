@@ -1,0 +1,253 @@
+"""Whether a request can be on time without making anybody late, asked when its head was read.
+
+Called by ``scheduler`` once per candidate route. The model of a group: its lanes work off batches
+in order of deadline. On c lanes a batch ends at the latest (Graham's bound for list scheduling,
+1969, exact for one lane)
+
+    now + (what is under way + the work ahead of it) / c + its own execution + margin
+
+The newcomer is checked, and then every batch behind it, in one pass over the batches in order of
+deadline; with one service and the newcomer last there is nothing behind, and all is O(1).
+"""
+
+from bisect import bisect_right
+from math import sqrt
+
+from isochrone.scheduling.estimates import FACTOR_VARIANCE
+from isochrone.scheduling.outcomes import Reason
+from isochrone.scheduling.queues import RouteQueue
+from isochrone.scheduling.settings import Settings
+from isochrone.units import ONE_PPM, Instant, Nanoseconds
+
+Verdict = tuple[Reason | None, int]
+"""``(None, finish estimate)``, or why not and the pause after which it is worth trying again."""
+
+_Shape = tuple[int, Nanoseconds, Nanoseconds]
+"""Requests per batch, the time of such a batch, and the time of the last one, which may be smaller.
+"""
+
+
+class _Picture:
+    """What admission needs to know about the lanes that hold one variant, at one instant."""
+
+    __slots__ = (
+        "capacity",
+        "count",
+        "fastest",
+        "now",
+        "residual_ns",
+        "settings",
+        "sigma",
+        "slowest",
+        "squares",
+    )
+
+    def __init__(self, queue: RouteQueue, now: Instant, settings: Settings) -> None:
+        self.now = now
+        self.settings = settings
+        self.count = len(queue.holders)
+        self.capacity = 0.0
+        """Profile nanoseconds of work done per nanosecond, by all lanes together."""
+        self.fastest = self.slowest = self.sigma = self.squares = 0.0
+        self.residual_ns = 0
+        for lane in queue.holders:
+            speed = lane.speed
+            factor, sigma = speed.factor_at(now), speed.sigma_at(now)
+            self.capacity += 1.0 / factor
+            self.slowest = max(self.slowest, factor)
+            if not self.fastest or factor < self.fastest:
+                self.fastest = factor
+            self.sigma = max(self.sigma, sigma)
+            self.residual_ns += lane.residual_ns(now)
+            self.squares += lane.squares
+
+    def finish(self, ahead_ns: float, ahead_squares: float, own_ns: float) -> float:
+        """When a batch of ``own_ns`` ends behind ``ahead_ns`` of queued work, margin included."""
+        own = own_ns * self.slowest
+        ahead = self.residual_ns / self.count + ahead_ns / self.capacity
+        total = ahead + own
+        variance = (
+            (self.squares + ahead_squares * self.slowest**2) / self.count**2
+            + own * own
+            + FACTOR_VARIANCE * total * total
+        )
+        return self.now + total + self.settings.margin_z * self.sigma * sqrt(variance)
+
+
+def judge(queue: RouteQueue, rows: int, aim: Instant, now: Instant, settings: Settings) -> Verdict:
+    """Return whether a request of ``rows`` with ``aim`` may join ``queue``, which has holders."""
+    if len(queue.requests) >= settings.queue_max:
+        return Reason.QUEUE_FULL, max(settings.retry_after_min_ns, queue.costs.full_ns)
+    picture = _Picture(queue, now, settings)
+    alone = queue.costs.cover_ns[rows] * picture.fastest
+    if now + alone * (1 + settings.margin_z * picture.sigma) > aim:
+        return Reason.IMPOSSIBLE_DEADLINE, 0
+    if len(queue.group.shares.claims) > 1:
+        excess = _excess_of_share(queue, rows, aim, picture)
+        if excess > 0:
+            return Reason.OVERLOAD, max(settings.retry_after_min_ns, int(excess))
+    others = len(queue.group.waiting) - (1 if queue.aims else 0)
+    if not others and (not queue.aims or queue.aims[-1] <= aim):
+        finish, late = _append(queue, rows, aim, picture)
+    else:
+        finish, late = _merge(queue, rows, aim, picture)
+    if late > 0:
+        return Reason.OVERLOAD, max(settings.retry_after_min_ns, int(late))
+    return None, int(finish)
+
+
+def probes(queue: RouteQueue, rows: int, aim: Instant, now: Instant, settings: Settings) -> bool:
+    """Whether a request that ``judge`` refused shall be tried all the same, to learn from it.
+
+    Only when its group is idle, nothing was admitted for ``probe_interval_ns``, and the profile
+    itself says that it fits: so slow estimates cannot refuse everything for ever.
+    """
+    return (
+        not queue.group.waiting
+        and now - queue.accepted_at >= settings.probe_interval_ns
+        and now + queue.costs.cover_ns[rows] <= aim
+        and not any(lane.executions for lane in queue.holders)
+    )
+
+
+def _append(queue: RouteQueue, rows: int, aim: Instant, picture: _Picture) -> tuple[float, float]:
+    """Return when a newcomer at the end of the only queue ends, and by how much that is late."""
+    costs = queue.costs
+    if rows > 1 or queue.rows_max > 1:
+        own = costs.cover_ns[rows]
+        total = queue.backlog_ns(queue.rows + rows, max(rows, queue.rows_max), queue.solo_ns + own)
+        ahead = max(0, total - own)
+        finish = picture.finish(ahead, float(ahead) * costs.full_ns, own)
+        return finish, finish - aim
+    batches, before = divmod(queue.rows, costs.full)
+    ahead = batches * costs.full_ns
+    first_aim = queue.aims[-before] if before else aim
+    return _join_batch(queue, (ahead, float(ahead) * costs.full_ns), before, first_aim, picture)
+
+
+def _join_batch(
+    queue: RouteQueue,
+    ahead: tuple[float, float],
+    before: int,
+    first_aim: Instant,
+    picture: _Picture,
+) -> tuple[float, float]:
+    """Return when a newcomer ends in a batch that ``before`` others are in, and how late that is.
+
+    The batch is taken as full, and held against the aim of its first request: whoever starts a
+    batch must be able to bear that it fills up, or it would either be late or keep the batch
+    small, and the lane slow. Only where that is not to be had, a batch that has begun to form, or
+    that nobody waits before, is taken as it is.
+    """
+    costs = queue.costs
+    finish = picture.finish(*ahead, costs.full_ns)
+    if finish > first_aim and (before or not queue.aims):
+        finish = picture.finish(*ahead, costs.tail_ns[before + 1])
+    return finish, finish - first_aim
+
+
+def _merge(queue: RouteQueue, rows: int, aim: Instant, picture: _Picture) -> tuple[float, float]:
+    """Return when the newcomer ends, and by how much it, or else anyone behind it, would be late.
+
+    Batches are cut as dispatch would cut them, from the head of each queue, so that what is ahead
+    of an instant is rounded up to whole batches.
+    """
+    # 1. What is ahead, in the other queues and in its own.
+    ahead_ns = ahead_squares = 0.0
+    cuts: list[tuple[RouteQueue, int, _Shape]] = []
+    for other in queue.group.waiting.values():
+        if other is queue:
+            continue
+        cut = bisect_right(other.aims, aim)
+        count = len(other.aims)
+        shape = _shape(other, 0, 0)
+        first = -(-cut // shape[0]) * shape[0]
+        if first >= count:
+            ahead_ns += other.work_ns
+            ahead_squares += float(other.work_ns) * other.costs.full_ns
+        else:
+            ahead_ns += first // shape[0] * shape[1]
+            ahead_squares += float(first // shape[0]) * shape[1] ** 2
+            cuts.append((other, first, shape))
+    place = bisect_right(queue.aims, aim)
+    count = len(queue.aims) + 1
+    shape = _shape(queue, rows, 1)
+    step, batch_ns, last_ns = shape
+    first = place // step * step
+    ahead_ns += first // step * batch_ns
+    ahead_squares += float(first // step) * batch_ns**2
+    # 2. Its own batch.
+    first_aim = aim if first == place else queue.aims[first]
+    own_ns = batch_ns if first + step < count else last_ns
+    if rows == 1 and queue.rows_max == 1 and first + step >= count:
+        ahead = (ahead_ns, ahead_squares)
+        finish, late = _join_batch(queue, ahead, count - 1 - first, first_aim, picture)
+    else:
+        finish = picture.finish(ahead_ns, ahead_squares, own_ns)
+        late = finish - first_aim
+    if late > 0:
+        return finish, late
+    # 3. Every batch behind, in order of aim. (In its own queue all have moved up by one.)
+    behind = [
+        (other.aims[start], shape[1] if start + shape[0] < len(other.aims) else shape[2])
+        for other, begin, shape in cuts
+        for start in range(begin, len(other.aims), shape[0])
+    ]
+    behind += [
+        (queue.aims[start - 1], batch_ns if start + step < count else last_ns)
+        for start in range(first + step, count, step)
+    ]
+    behind.sort()
+    ahead_ns += own_ns
+    ahead_squares += own_ns**2
+    for batch_aim, length in behind:
+        late = picture.finish(ahead_ns, ahead_squares, length) - batch_aim
+        if late > 0:
+            return finish, late
+        ahead_ns += length
+        ahead_squares += float(length) ** 2
+    return finish, 0.0
+
+
+def _shape(queue: RouteQueue, rows: int, more: int) -> _Shape:
+    """Return the shape of the backlog of ``queue`` with ``more`` requests of ``rows`` in all.
+
+    With requests of several rows, batches are taken as equal: their mean rows decide, and their
+    whole cost is the queue's.
+    """
+    costs = queue.costs
+    count = len(queue.aims) + more
+    if rows <= 1 and queue.rows_max == 1:
+        rest = count % costs.full
+        return costs.full, costs.full_ns, costs.tail_ns[rest] if rest else costs.full_ns
+    total_rows = queue.rows + rows
+    solo = queue.solo_ns + (costs.cover_ns[rows] if rows else 0)
+    total = queue.backlog_ns(total_rows, max(queue.rows_max, rows), solo)
+    step = max(1, costs.full * count // total_rows)
+    each = -(-total // -(-count // step))
+    return step, each, each
+
+
+def _excess_of_share(queue: RouteQueue, rows: int, aim: Instant, picture: _Picture) -> float:
+    """Return for how long the service's own backlog is too much for its share, with the newcomer.
+
+    A service that has nothing in the group may always have one request: a share smaller than one
+    execution is a share all the same.
+    """
+    claim = queue.claim
+    now = picture.now
+    under_way = 0
+    for lane in queue.group.lanes:
+        for place, execution in enumerate(lane.executions):
+            if execution.queue.claim is claim:
+                under_way += execution.expected_ns if place else max(0, lane.head_end - now)
+    own = sum(other.work_ns for other in claim.queues)
+    if not own and not under_way:
+        return 0.0
+    solo = queue.costs.cover_ns[rows]
+    grown = queue.backlog_ns(queue.rows + rows, max(queue.rows_max, rows), queue.solo_ns + solo)
+    own += grown - queue.work_ns
+    window_ns = picture.settings.active_window_ns
+    share_ppm = queue.group.shares.available_ppm(claim, now, window_ns)
+    needed = own / picture.capacity + under_way / picture.count
+    return needed * ONE_PPM / max(share_ppm, 1) - (aim - now)

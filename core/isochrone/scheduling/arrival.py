@@ -1,0 +1,135 @@
+"""What happens to a request when its head was read: a place in a queue, or a refusal.
+
+Called by ``scheduler`` for each RequestArrived. ``admission`` says for each route whether the
+request can be on time there; this module knows which routes to ask, and which answer counts.
+"""
+
+from typing import Final
+
+from isochrone.scheduling.actions import Action, Reply
+from isochrone.scheduling.admission import judge, probes
+from isochrone.scheduling.cell import Cell
+from isochrone.scheduling.endings import enqueue
+from isochrone.scheduling.events import RequestArrived
+from isochrone.scheduling.groups import WorkerGroup
+from isochrone.scheduling.outcomes import Outcome, Reason
+from isochrone.scheduling.plan_view import ServiceView
+from isochrone.scheduling.queues import RouteQueue
+from isochrone.scheduling.requests import Request, RequestState
+from isochrone.scheduling.residency import remaining_load_ns
+from isochrone.units import Instant, Nanoseconds, PartsPerMillion
+
+RANKS: Final = (
+    Reason.OVERLOAD,
+    Reason.QUEUE_FULL,
+    Reason.NOT_LOADED,
+    Reason.IMPOSSIBLE_DEADLINE,
+)
+"""Which refusal is told when routes differ: the one after which trying again helps soonest."""
+
+NO_GROUPS: Final[tuple[WorkerGroup, ...]] = ()
+
+_Wish = tuple[str | None, PartsPerMillion | None]
+"""The client's own version and raised accuracy floor."""
+_When = tuple[Instant, Instant]
+"""The aim, and now."""
+
+
+def admit(
+    cell: Cell, event: RequestArrived, now: Instant, actions: list[Action]
+) -> tuple[WorkerGroup, ...]:
+    """Queue the newcomer or refuse it; return the groups that this touches."""
+    assert event.rows >= 1, event.request
+    assert event.request not in cell.requests, event.request
+    service = cell.view.services.get(event.service)
+    if service is None or not service.routes:
+        why = Reason.NO_ROUTE if service is None else Reason.SUSPENDED
+        return _refuse(event, why, None, actions)
+    target_ns = service.target_ns
+    if event.target_ns is not None and event.target_ns < target_ns:
+        target_ns = event.target_ns
+    deadline = event.arrived_at + target_ns
+    aim = deadline - cell.settings.reply_overhead_ns
+    wish = (event.version, service.raised(event.accuracy_floor_ppm))
+    chosen, refusal, pause_ns = _choose(cell, service, event, wish, (aim, now))
+    probe = (
+        (refusal is Reason.OVERLOAD or refusal is Reason.IMPOSSIBLE_DEADLINE)
+        and chosen is not None
+        and probes(chosen, event.rows, aim, now, cell.settings)
+    )
+    if chosen is None or (refusal is not None and not probe):
+        assert refusal is not None, event.request
+        return _refuse(event, refusal, pause_ns, actions)
+    chosen.accepted_at = now
+    request = Request(
+        event.request,
+        event.service,
+        event.rows,
+        deadline,
+        aim,
+        RequestState.QUEUED if event.ready else RequestState.RECEIVING,
+        chosen,
+        *wish,
+        probe,
+    )
+    cell.requests[event.request] = request
+    enqueue(request, chosen)
+    return chosen.group.alone
+
+
+def _choose(
+    cell: Cell, service: ServiceView, event: RequestArrived, wish: _Wish, when: _When
+) -> tuple[RouteQueue | None, Reason | None, Nanoseconds | None]:
+    """Return the queue that the newcomer should join; or why none, and a hint when to try again.
+
+    With a refusal comes the queue that it speaks of, if any route admits such a request at all.
+    """
+    version, floor_ppm = wish
+    aim, now = when
+    best: RouteQueue | None = None
+    best_cost = 0.0
+    refused: RouteQueue | None = None
+    refusal = Reason.NO_ROUTE
+    pause_ns = 0
+    for route in service.routes:
+        if not route.admits(rows=event.rows, version=version, floor_ppm=floor_ppm):
+            continue
+        queue = cell.queues[route.key]
+        queue.group.shares.note_arrival(queue.claim, now)
+        reason: Reason | None
+        if queue.holders:
+            reason, figure = judge(queue, event.rows, aim, now, cell.settings)
+        else:
+            reason, figure = Reason.NOT_LOADED, remaining_load_ns(queue, now)
+        if reason is None:
+            # KAIROS's weighted latency: a slow route is preferred while it is on time all the same.
+            cost = (figure - now) * route.weight
+            if best is None or cost < best_cost:
+                best, best_cost = queue, cost
+        elif refused is None or _rank(reason, figure) < _rank(refusal, pause_ns):
+            refused, refusal, pause_ns = queue, reason, figure
+    if best is not None:
+        return best, None, None
+    helps = refusal not in {Reason.NO_ROUTE, Reason.IMPOSSIBLE_DEADLINE}
+    return refused, refusal, pause_ns if helps else None
+
+
+def _rank(reason: Reason, pause_ns: Nanoseconds) -> tuple[int, Nanoseconds]:
+    return RANKS.index(reason), pause_ns
+
+
+def _refuse(
+    event: RequestArrived,
+    reason: Reason,
+    retry_after_ns: Nanoseconds | None,
+    actions: list[Action],
+) -> tuple[WorkerGroup, ...]:
+    actions.append(
+        Reply(
+            request=event.request,
+            outcome=Outcome.REFUSED,
+            reason=reason,
+            retry_after_ns=retry_after_ns,
+        )
+    )
+    return NO_GROUPS

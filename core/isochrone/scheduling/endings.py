@@ -1,0 +1,104 @@
+"""How admitted requests leave: replied to, or given back to a queue for another try.
+
+Called by ``scheduler``, ``expiry``, ``dispatch`` and ``topology``; the only module that makes a
+``Reply`` to an admitted request, and so the one place where "exactly once" is kept.
+"""
+
+from isochrone.ids import ActionId
+from isochrone.scheduling.actions import Action, Reply
+from isochrone.scheduling.cell import Cell
+from isochrone.scheduling.outcomes import Outcome, Reason
+from isochrone.scheduling.queues import RouteQueue
+from isochrone.scheduling.requests import Request, RequestState
+from isochrone.units import Instant
+
+
+def end(
+    cell: Cell,
+    request: Request,
+    ending: tuple[Outcome, Reason],
+    actions: list[Action],
+    action: ActionId | None = None,
+) -> None:
+    """Reply to ``request``, which no queue and no execution may hold any more."""
+    request.move(RequestState.ENDED)
+    del cell.requests[request.id]
+    actions.append(Reply(request=request.id, outcome=ending[0], reason=ending[1], action=action))
+
+
+def end_queued(cell: Cell, request: Request, actions: list[Action]) -> None:
+    """Reply to the queued ``request`` that can no longer be on time, and take it out.
+
+    Where no worker could have run it, that is a failure of ours, not lateness.
+    """
+    queue = request.queue
+    queue.remove(request)
+    ending = (
+        (Outcome.LATE, Reason.DROPPED) if queue.holders else (Outcome.FAILED, Reason.EXECUTOR_LOST)
+    )
+    end(cell, request, ending, actions)
+
+
+def give_back(
+    cell: Cell,
+    request: Request,
+    now: Instant,
+    ending: tuple[Outcome, Reason],
+    actions: list[Action],
+) -> None:
+    """Queue the dispatched ``request`` again, or end it with ``ending``.
+
+    It is queued at its place in order of deadline, which is the front, as long as its deadline
+    allows and it was not tried ``attempts_max`` times.
+    """
+    if request.state is RequestState.WITHDRAWN:
+        assert request.reason is not None, request.id
+        end(cell, request, (Outcome.INVALID, request.reason), actions)
+        return
+    queue = other_queue(cell, request)
+    if (
+        queue is None
+        or request.attempts >= cell.settings.attempts_max
+        or now > queue.latest_start(request, 1.0)
+    ):
+        end(cell, request, ending, actions)
+        return
+    request.move(RequestState.QUEUED)
+    enqueue(request, queue)
+    # Its group may be another than the one whose beat this is.
+    queue.group.dispatch_at = now
+
+
+def enqueue(request: Request, queue: RouteQueue) -> None:
+    """Put ``request`` into ``queue``, and have its group wake up in time to give up on it."""
+    request.queue = queue
+    queue.push(request)
+    group = queue.group
+    factor = queue.holders[0].speed.factor if queue.holders else 1.0
+    latest = queue.latest_start(request, factor)
+    if latest < group.expire_at:
+        group.expire_at = latest + 1
+
+
+def other_queue(cell: Cell, request: Request) -> RouteQueue | None:
+    """Return the queue that ``request`` should wait in now: its own while that has a worker.
+
+    Otherwise another route's that has one, or its own again in the hope of a worker, or any.
+    None when the plan has no route for it any more.
+    """
+    own = request.queue
+    stays = not own.retired and request.rows <= own.costs.rows_max
+    if stays and own.holders:
+        return own
+    service = cell.view.services.get(request.service)
+    routes = [
+        cell.queues[route.key]
+        for route in (service.routes if service is not None else ())
+        if route.admits(rows=request.rows, version=request.version, floor_ppm=request.floor_ppm)
+    ]
+    for queue in routes:
+        if queue.holders:
+            return queue
+    if stays:
+        return own
+    return routes[0] if routes else None

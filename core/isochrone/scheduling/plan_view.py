@@ -1,0 +1,194 @@
+"""A plan as the scheduler reads it: routes with their costs, groups with their variants.
+
+Built once per ``PlanChanged`` by ``scheduler``; read by ``topology`` and by route lookup. Values
+only: what changes from request to request lives in ``queues`` and ``lanes``.
+"""
+
+from dataclasses import dataclass
+
+from isochrone.catalog import AccuracyMetric, Catalog, Profile, Variant
+from isochrone.errors import ManifestError
+from isochrone.ids import GroupId, PoolId, ServiceId, VariantId
+from isochrone.plan import Group, Plan, Route, ServicePlan
+from isochrone.scheduling.batching.costs import BatchCosts
+from isochrone.scheduling.estimates import seed_sigma
+from isochrone.scheduling.settings import Settings
+from isochrone.units import Bytes, Nanoseconds, PartsPerMillion
+
+RouteKey = tuple[ServiceId, VariantId, GroupId]
+"""What tells one route from another; also the order in which equals are served."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteView:
+    """One way that a service's requests may take.
+
+    ``weight`` is KAIROS's C: what its lane time is worth, 1 on the service's fastest route and less
+    on slower ones.
+    """
+
+    key: RouteKey
+    variant: Variant
+    costs: BatchCosts
+    lane_share: float
+    weight: float
+
+    def admits(self, *, rows: int, version: str | None, floor_ppm: PartsPerMillion | None) -> bool:
+        """Whether a request of ``rows`` with the client's own wishes may take this route."""
+        if rows > self.costs.rows_max:
+            return False
+        variant = self.variant
+        if version is not None and version not in (
+            variant.architecture,
+            variant.id,
+            variant.id.rpartition("/")[2],
+        ):
+            return False
+        if floor_ppm is None:
+            return True
+        if variant.accuracy.metric is AccuracyMetric.MAE:
+            return variant.accuracy.value_ppm <= floor_ppm
+        return variant.accuracy.lower_ppm >= floor_ppm
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceView:
+    """How one service is served. Without routes it is suspended."""
+
+    service: ServiceId
+    target_ns: Nanoseconds
+    floor_ppm: PartsPerMillion
+    routes: tuple[RouteView, ...]
+
+    def raised(self, floor_ppm: PartsPerMillion | None) -> PartsPerMillion | None:
+        """Return the client's floor where it asks for more than the service's; else None."""
+        if floor_ppm is None or not self.routes:
+            return None
+        lower_is_better = self.routes[0].variant.accuracy.metric is AccuracyMetric.MAE
+        raises = floor_ppm < self.floor_ppm if lower_is_better else floor_ppm > self.floor_ppm
+        return floor_ppm if raises else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VariantView:
+    """What hosting a variant takes on one pool."""
+
+    variant: VariantId
+    load_ns: Nanoseconds
+    weights_bytes: Bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupView:
+    """A worker group. ``sigma`` is the relative error that its variants' profiles imply."""
+
+    group: GroupId
+    pool: PoolId
+    variants: dict[VariantId, VariantView]
+    sigma: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanView:
+    """A whole plan, by identity. Dicts keep the plan's order, which is by id."""
+
+    revision: int
+    services: dict[ServiceId, ServiceView]
+    groups: dict[GroupId, GroupView]
+
+
+def view_plan(plan: Plan, catalog: Catalog, settings: Settings) -> PlanView:
+    """Return ``plan`` with what ``catalog`` says about its variants looked up.
+
+    Raises ``ManifestError`` when the plan names a variant, group or batch size that the catalog or
+    the plan itself does not know, or that was not profiled on the group's pool.
+    """
+    variants = {variant.id: variant for variant in catalog.variants}
+    groups = {group.id: group for group in plan.groups}
+    return PlanView(
+        revision=plan.revision,
+        services={
+            service.service: _view_service(service, groups, variants, settings)
+            for service in plan.services
+        },
+        groups={group.id: _view_group(group, variants) for group in plan.groups},
+    )
+
+
+def _view_service(
+    service: ServicePlan,
+    groups: dict[GroupId, Group],
+    variants: dict[VariantId, Variant],
+    settings: Settings,
+) -> ServiceView:
+    target_ns = service.objectives.latency_ns
+    drafts: list[tuple[Route, Variant, BatchCosts]] = []
+    for route in sorted(service.routes, key=lambda route: (route.variant, route.group)):
+        group = groups.get(route.group)
+        if group is None or route.variant not in group.variants:
+            raise ManifestError(
+                f"plan: service {service.service} has a route to {route.variant} in group "
+                f"{route.group}, which the plan does not have there"
+            )
+        variant, profile = _profiled(route.variant, group.pool, variants)
+        times = {
+            batch.size: max(1, batch.p50_ns)
+            for batch in profile.batches
+            if batch.size <= route.batch_size and batch.size in variant.batch_sizes
+        }
+        if not times:
+            raise ManifestError(
+                f"plan: {route.variant} has no profiled batch size up to {route.batch_size} "
+                f"on pool {group.pool}: profile it there"
+            )
+        costs = BatchCosts(times, target_ns=target_ns - settings.reply_overhead_ns)
+        drafts.append((route, variant, costs))
+    fastest = min((costs.full_ns / costs.full for _, _, costs in drafts), default=0.0)
+    return ServiceView(
+        service=service.service,
+        target_ns=target_ns,
+        floor_ppm=service.objectives.accuracy_floor_ppm,
+        routes=tuple(
+            RouteView(
+                key=(service.service, route.variant, route.group),
+                variant=variant,
+                costs=costs,
+                lane_share=route.lane_share,
+                weight=fastest / (costs.full_ns / costs.full),
+            )
+            for route, variant, costs in drafts
+        ),
+    )
+
+
+def _view_group(group: Group, variants: dict[VariantId, Variant]) -> GroupView:
+    hosted: dict[VariantId, VariantView] = {}
+    sigmas: list[float] = []
+    for variant_id in group.variants:
+        _, profile = _profiled(variant_id, group.pool, variants)
+        hosted[variant_id] = VariantView(
+            variant=variant_id,
+            load_ns=profile.load_ns,
+            weights_bytes=profile.weights_bytes,
+        )
+        sigmas.extend(seed_sigma(max(1, batch.p50_ns), batch.p99_ns) for batch in profile.batches)
+    return GroupView(
+        group=group.id,
+        pool=group.pool,
+        variants=hosted,
+        sigma=sum(sigmas) / len(sigmas) if sigmas else 0.0,
+    )
+
+
+def _profiled(
+    variant_id: VariantId, pool: PoolId, variants: dict[VariantId, Variant]
+) -> tuple[Variant, Profile]:
+    variant = variants.get(variant_id)
+    if variant is None:
+        raise ManifestError(f"plan: variant {variant_id} is not in the catalog sent with the plan")
+    profile = variant.profile(pool)
+    if profile is None:
+        raise ManifestError(
+            f"plan: variant {variant_id} was not profiled on pool {pool}: profile it there"
+        )
+    return variant, profile

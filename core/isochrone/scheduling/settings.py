@@ -1,0 +1,105 @@
+"""Every knob and bound of the scheduler, each with its reason.
+
+Made by the driver (the gateway's configuration, or the simulator); read by every policy.
+"""
+
+from dataclasses import dataclass
+
+from isochrone.units import MICROSECOND, MILLISECOND, SECOND, Nanoseconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How the scheduler behaves. The defaults suit one host; a test says what each one does."""
+
+    reply_overhead_ns: Nanoseconds = 1 * MILLISECOND
+    """What the way to the executor and back to the client may take: aim that much earlier."""
+
+    outstanding_max: int = 2
+    """Infers that a worker holds at once: one runs, the next waits at its door."""
+
+    dispatch_ahead_ns: Nanoseconds = 1 * MILLISECOND
+    """How long before a busy worker is free its next batch is sent.
+
+    Long enough to hide the round trip of a 0.1 ms model (tens of microseconds, and the odd late
+    beat of the driver); short enough that the batch of a 10 ms model goes on growing meanwhile.
+    """
+
+    window_slack_ns: Nanoseconds = 5 * MILLISECOND
+    """An Infer may always start this long after its predicted start (Clockwork's schedule_ahead):
+    a small misprediction shall not cost a batch that could still be on time."""
+
+    margin_z: float = 2.33
+    """Standard deviations of error that admission leaves room for: the normal 99 % quantile, so
+    that the margin of one execution on a new worker is its profile's own p99."""
+
+    residual_window: int = 64
+    """Completions behind a worker's error estimate."""
+
+    residual_seed: int = 16
+    """How many completions the profile's p99 counts for, before there are any."""
+
+    residual_max: float = 0.5
+    """One error counts at most this (ratio of the prediction): a single stall is no forecast."""
+
+    half_life_ns: Nanoseconds = 1 * SECOND
+    """How fast an idle worker's estimates return to the profile: about as long as the slow spells
+    of a shared host last."""
+
+    probe_interval_ns: Nanoseconds = 200 * MILLISECOND
+    """After refusing for so long on an idle worker, one request is tried if the profile fits it."""
+
+    active_window_ns: Nanoseconds = 500 * MILLISECOND
+    """A service without arrivals for so long lends its share of the lanes to the others."""
+
+    queue_max: int = 4096
+    """Requests that wait on one route; beyond, QUEUE_FULL."""
+
+    attempts_max: int = 3
+    """Times that one request is sent to an executor, when executors are lost or refuse it."""
+
+    action_timeout_ns: Nanoseconds = 10 * SECOND
+    """An Infer without an answer so long after its expected end makes its worker stuck."""
+
+    load_timeout_ns: Nanoseconds = 60 * SECOND
+    """The same for Load and Unload: a cold disk may take long."""
+
+    load_window_ns: Nanoseconds = 10 * SECOND
+    """How long a Load or Unload may wait for its start on the executor."""
+
+    load_retry_min_ns: Nanoseconds = 100 * MILLISECOND
+    """Pause before a failed load is tried again; it doubles with each failure …"""
+
+    load_retry_max_ns: Nanoseconds = 10 * SECOND
+    """… up to this."""
+
+    unload_expected_ns: Nanoseconds = 1 * MILLISECOND
+    """What giving back memory is expected to take."""
+
+    retry_after_min_ns: Nanoseconds = 500 * MICROSECOND
+    """The least pause that a refused client is asked for."""
+
+    def __post_init__(self) -> None:
+        """Reject settings that no scheduler can keep; ``ValueError`` names the field."""
+        for name in ("outstanding_max", "residual_window", "queue_max", "attempts_max"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"settings.{name} is below 1: give at least 1")
+        for name in (
+            "half_life_ns",
+            "probe_interval_ns",
+            "action_timeout_ns",
+            "load_timeout_ns",
+            "load_window_ns",
+            "load_retry_min_ns",
+        ):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"settings.{name} is not positive: give a duration above 0")
+        if not 1 <= self.residual_seed <= self.residual_window:
+            raise ValueError(
+                "settings.residual_seed is outside 1 … residual_window: give a number between"
+            )
+        if self.load_retry_max_ns < self.load_retry_min_ns:
+            raise ValueError("settings.load_retry_max_ns is below load_retry_min_ns")
+        for name in ("reply_overhead_ns", "dispatch_ahead_ns", "window_slack_ns", "margin_z"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"settings.{name} is negative: give at least 0")

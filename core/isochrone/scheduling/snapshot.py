@@ -1,0 +1,151 @@
+"""What the scheduler shows of itself: values for metrics, readiness and people.
+
+Made by ``Scheduler.snapshot``; read by the gateway and the simulator. Taking one looks at
+everything, so it is for once a second, not for once a request.
+"""
+
+from dataclasses import dataclass
+
+from isochrone.ids import GroupId, PoolId, ServiceId, VariantId, WorkerId
+from isochrone.scheduling.cell import Cell
+from isochrone.scheduling.lanes import Lane, TransferKind
+from isochrone.units import ONE_PPM, Bytes, Instant, Nanoseconds, PartsPerMillion
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailedTransfer:
+    """Weights that would not move: how often in a row, how, and when it is tried again."""
+
+    variant: VariantId
+    failures: int
+    retry_at: Instant
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSnapshot:
+    """One worker. ``planned`` is False while the plan has no such group on its pool.
+
+    ``missing`` are the variants that the plan wants and it does not hold. ``speed_ppm`` is observed
+    time over profile (above 1,000,000: slower); ``sigma_ppm`` its relative error. ``stuck``: it
+    owes an answer for too long, gets nothing more, and its link should be dropped.
+    """
+
+    worker: WorkerId
+    group: GroupId
+    pool: PoolId
+    planned: bool
+    resident: tuple[VariantId, ...]
+    missing: tuple[VariantId, ...]
+    loading: VariantId | None
+    unloading: VariantId | None
+    failed: tuple[FailedTransfer, ...]
+    outstanding: int
+    busy_ns: Nanoseconds
+    speed_ppm: int
+    sigma_ppm: int
+    memory_bytes: Bytes
+    used_bytes: Bytes
+    stuck: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueSnapshot:
+    """What waits on one route.
+
+    ``workers`` hold its variant; ``share_ppm`` is its service's part of the group's lane time when
+    all are active.
+    """
+
+    service: ServiceId
+    variant: VariantId
+    group: GroupId
+    requests: int
+    rows: int
+    receiving: int
+    work_ns: Nanoseconds
+    workers: int
+    share_ppm: PartsPerMillion
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceSnapshot:
+    """One planned service. ``ready``: at least one worker can run one of its routes."""
+
+    service: ServiceId
+    ready: bool
+    suspended: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """Everything, each tuple by id. ``admitted`` counts the requests that have not ended."""
+
+    revision: int
+    admitted: int
+    stale_answers: int
+    workers: tuple[WorkerSnapshot, ...]
+    queues: tuple[QueueSnapshot, ...]
+    services: tuple[ServiceSnapshot, ...]
+
+
+def take_snapshot(cell: Cell, now: Instant) -> Snapshot:
+    """Return what ``cell`` looks like at ``now``."""
+    return Snapshot(
+        revision=cell.view.revision,
+        admitted=len(cell.requests),
+        stale_answers=cell.stale_answers,
+        workers=tuple(_worker(cell.lanes[worker], now) for worker in sorted(cell.lanes)),
+        queues=tuple(
+            QueueSnapshot(
+                service=key[0],
+                variant=key[1],
+                group=key[2],
+                requests=len(queue.requests),
+                rows=queue.rows,
+                receiving=queue.receiving,
+                work_ns=queue.work_ns,
+                workers=len(queue.holders),
+                share_ppm=queue.claim.share_ppm,
+            )
+            for key, queue in sorted(cell.queues.items())
+        ),
+        services=tuple(
+            ServiceSnapshot(
+                service=service,
+                ready=any(cell.queues[route.key].holders for route in view.routes),
+                suspended=not view.routes,
+            )
+            for service, view in sorted(cell.view.services.items())
+        ),
+    )
+
+
+def _worker(lane: Lane, now: Instant) -> WorkerSnapshot:
+    transfer = lane.transfer
+    wanted = lane.group.view.variants
+    moving = transfer.variant if transfer is not None else None
+    loads = transfer is not None and transfer.kind is TransferKind.LOAD
+    return WorkerSnapshot(
+        worker=lane.worker,
+        group=lane.group_id,
+        pool=lane.pool,
+        planned=lane.group.view.group == lane.group_id,
+        resident=tuple(sorted(lane.resident)),
+        missing=tuple(variant for variant in wanted if variant not in lane.resident),
+        loading=moving if loads else None,
+        unloading=None if loads else moving,
+        failed=tuple(
+            FailedTransfer(
+                variant=variant, failures=retry.failures, retry_at=retry.at, detail=retry.detail
+            )
+            for variant, retry in sorted(lane.retries.items())
+        ),
+        outstanding=len(lane.executions),
+        busy_ns=lane.residual_ns(now),
+        speed_ppm=round(lane.speed.factor_at(now) * ONE_PPM),
+        sigma_ppm=round(lane.speed.sigma_at(now) * ONE_PPM),
+        memory_bytes=lane.memory_bytes,
+        used_bytes=lane.used_bytes,
+        stuck=lane.stuck,
+    )
