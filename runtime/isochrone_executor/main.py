@@ -1,0 +1,47 @@
+"""The executor program: ``python -m isochrone_executor``.
+
+Called by the command line in local mode, and as a pod's entry point. Writes JSON lines to standard
+error, the first of them ``listening`` with the address to dial.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+
+from isochrone.errors import SetupError
+from isochrone_executor import predictability
+from isochrone_executor.listener import Listener
+from isochrone_executor.logs import Log
+from isochrone_executor.loop import Loop
+from isochrone_executor.settings import Settings, parse_settings
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one executor until it is told to stop; return the process's exit status."""
+    settings = parse_settings(sys.argv[1:] if arguments is None else arguments)
+    log = Log(settings.worker)
+    try:
+        _prepare(settings, log)
+        with Listener(settings.listen) as listener:
+            loop = Loop(settings, listener, log)
+            loop.run()
+    except SetupError as error:
+        log.fault("cannot_start", reason=str(error))
+        return 1
+    log.info("stopped")
+    if loop.is_loading:
+        # A load that outlived its time cannot be stopped, and engines do not bear being torn down
+        # under one; the sockets are closed already.
+        os._exit(0)
+    return 0
+
+
+def _prepare(settings: Settings, log: Log) -> None:
+    """Settle everything that must be settled before an engine is imported."""
+    if settings.die_with_parent:
+        predictability.die_with_parent()
+    predictability.limit_threads(len(settings.cores))
+    predictability.pin(settings.cores)
+    predictability.steady_memory(log)
+    predictability.steady_timers(log)
+    predictability.steady_interpreter()

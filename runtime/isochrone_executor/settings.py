@@ -1,0 +1,70 @@
+"""What the command line says. Called by ``main``."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from isochrone.protocol.framing import PAYLOAD_BYTES_MAX
+from isochrone.units import Bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How one executor runs.
+
+    ``listen`` is ``unix:PATH`` or ``tcp:HOST:PORT``. ``cores`` are the CPUs that the process is
+    pinned to, one thread on each. ``memory_bytes`` is what resident variants may take together.
+    """
+
+    listen: str
+    worker: str
+    group: str
+    pool: str
+    store: Path
+    cores: tuple[int, ...]
+    memory_bytes: Bytes
+    payload_bytes_max: Bytes
+    die_with_parent: bool
+
+
+def parse_settings(arguments: Sequence[str]) -> Settings:
+    """Return the settings that ``arguments`` spell; exits with status 2 when they are wrong."""
+    parser = argparse.ArgumentParser(
+        prog="python -m isochrone_executor",
+        description="Load and run model variants exactly as a gateway commands.",
+    )
+    parser.add_argument("--listen", required=True, metavar="unix:PATH|tcp:HOST:PORT")
+    parser.add_argument("--worker", required=True, metavar="ID", help="this executor's name")
+    parser.add_argument("--group", required=True, metavar="G", help="the worker group it is in")
+    parser.add_argument("--pool", required=True, metavar="P", help="the pool it runs on")
+    parser.add_argument("--store", required=True, type=Path, metavar="DIR", help="artifact store")
+    parser.add_argument(
+        "--cores", required=True, type=_cores, metavar="N[,N]", help="CPUs to be pinned to"
+    )
+    parser.add_argument("--memory-bytes", required=True, type=_positive, metavar="N")
+    parser.add_argument(
+        "--payload-bytes-max", type=_positive, default=PAYLOAD_BYTES_MAX, metavar="N"
+    )
+    parser.add_argument(
+        "--die-with-parent", action="store_true", help="end when the starting thread ends"
+    )
+    return Settings(**vars(parser.parse_args(arguments)))
+
+
+def _cores(text: str) -> tuple[int, ...]:
+    try:
+        cores = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        cores = ()
+    if not cores or min(cores) < 0 or len(set(cores)) != len(cores):
+        message = f"{text!r}: write distinct CPU numbers, such as 1 or 1,2"
+        raise argparse.ArgumentTypeError(message)
+    return cores
+
+
+def _positive(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        message = f"{text!r}: write a positive whole number"
+        raise argparse.ArgumentTypeError(message)
+    return int(text)

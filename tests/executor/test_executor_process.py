@@ -1,0 +1,135 @@
+"""The program itself: how it starts, how it ends, and what it refuses."""
+
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from isochrone.units import MILLISECOND
+from isochrone_executor.testing import Dial, StartExecutor, make_variant
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_executor_says_goodbye_and_leaves_no_socket(
+    start_executor: StartExecutor, dial: Dial, store: Path, tmp_path: Path, number: int
+) -> None:
+    executor = start_executor()
+    gateway = dial(executor)
+    gateway.greet()
+    gateway.load(make_variant(store))
+    path = tmp_path / "executor.sock"
+    assert path.exists()
+    assert executor.stop(number) == 0
+    assert not path.exists()
+    assert "this executor stops" in gateway.hear_goodbye()
+    assert executor.wait_for("stopped")
+
+
+def test_an_executor_stops_during_a_load(
+    start_executor: StartExecutor, dial: Dial, store: Path
+) -> None:
+    executor = start_executor()
+    gateway = dial(executor)
+    gateway.greet()
+    gateway.begin_load(make_variant(store, load_ns=300 * MILLISECOND))
+    assert executor.stop() == 0
+
+
+def test_a_stale_socket_file_is_replaced(
+    start_executor: StartExecutor, dial: Dial, tmp_path: Path
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as dead:
+        dead.bind(str(tmp_path / "executor.sock"))
+    dial(start_executor()).greet()
+    assert stat.S_IMODE((tmp_path / "executor.sock").stat().st_mode) == 0o600
+
+
+def test_a_socket_in_use_is_left_alone(start_executor: StartExecutor, dial: Dial) -> None:
+    executor = start_executor()
+    assert executor.address
+    second = start_executor()
+    assert second.stop_when_done() == 1
+    assert "another process listens there" in second.wait_for("cannot_start")["reason"]
+    dial(executor).greet()
+
+
+def test_a_file_that_is_no_socket_is_left_alone(
+    start_executor: StartExecutor, tmp_path: Path
+) -> None:
+    (tmp_path / "executor.sock").write_text("mine")
+    executor = start_executor()
+    assert executor.stop_when_done() == 1
+    assert "a file that is no socket" in executor.wait_for("cannot_start")["reason"]
+    assert (tmp_path / "executor.sock").read_text() == "mine"
+
+
+@pytest.mark.parametrize("listen", ["http://here", "tcp:here", "tcp:127.0.0.1:http", "unix:"])
+def test_an_address_that_is_none_is_refused(start_executor: StartExecutor, listen: str) -> None:
+    executor = start_executor(listen=listen)
+    assert executor.stop_when_done() == 1
+    assert "--listen" in executor.wait_for("cannot_start")["reason"]
+
+
+def test_a_core_that_is_not_there_is_refused(start_executor: StartExecutor) -> None:
+    executor = start_executor(cores="4095")
+    assert executor.stop_when_done() == 1
+    assert "[4095]" in executor.wait_for("cannot_start")["reason"]
+
+
+def test_the_process_is_pinned_to_its_cores(start_executor: StartExecutor) -> None:
+    core = max(os.sched_getaffinity(0))
+    executor = start_executor(cores=str(core))
+    assert executor.address
+    for task in Path(f"/proc/{executor.process.pid}/task").iterdir():
+        assert {core} == os.sched_getaffinity(int(task.name))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--cores", "a"], ["--cores", "1,1"], ["--memory-bytes", "0"], ["--memory-bytes", "1Gi"]],
+)
+def test_wrong_arguments_are_explained(arguments: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "isochrone_executor", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert arguments[1] in done.stderr
+
+
+def test_an_executor_dies_with_its_parent(tmp_path: Path) -> None:
+    path = tmp_path / "executor.sock"
+    arguments = [
+        *(sys.executable, "-m", "isochrone_executor", "--listen", f"unix:{path}"),
+        *("--worker", "w", "--group", "g", "--pool", "p", "--store", str(tmp_path)),
+        *("--cores", str(min(os.sched_getaffinity(0))), "--memory-bytes", "1000000000"),
+        "--die-with-parent",
+    ]
+    program = "\n".join(
+        [
+            "import subprocess, sys",
+            f"child = subprocess.Popen({arguments!r}, stderr=subprocess.PIPE)",
+            "print(child.stderr.readline().decode(), flush=True)",
+            "sys.stdin.readline()",
+        ]
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        assert json.loads(parent.stdout.readline())["event"] == "listening"
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as link:
+            link.settimeout(20)
+            link.connect(str(path))
+            assert link.recv(4)
+            parent.kill()
+            while link.recv(4096):  # ends when the executor does
+                pass
