@@ -75,8 +75,7 @@ class Cell:
         machine: Machine,
         store: Path,
         run_directory: Path,
-        host: str = "127.0.0.1",
-        port: int = 0,
+        listen: tuple[str, int] = ("127.0.0.1", 0),
     ) -> None:
         self.placements = place(document.plan, fleet, machine)
         self.run_directory = run_directory
@@ -85,7 +84,7 @@ class Cell:
         self._machine = machine
         self._store = store
         self._ready_path = run_directory / "gateway-ready.json"
-        self._host, self._port = host, port
+        self._host, self._port = listen
         self._gateway: Child | None = None
         self._executors: list[Child] = []
         self._addresses: dict[str, Any] = {}
@@ -165,7 +164,9 @@ class Cell:
         for placed in self.placements:
             self._executors.append(self._executor(placed, sockets[placed.worker]))
         config = self.run_directory / "gateway.json"
-        config.write_bytes(msgspec.json.format(msgspec.json.encode(self._config(sockets)), indent=1))
+        config.write_bytes(
+            msgspec.json.format(msgspec.json.encode(self._config(sockets)), indent=1)
+        )
         self._gateway = Child(
             name="gateway",
             command=(sys.executable, "-m", "isochrone_gateway", "--config", str(config)),

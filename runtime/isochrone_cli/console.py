@@ -9,7 +9,7 @@ from typing import Final
 
 from rich.console import Console
 
-PLAIN_WIDTH: Final = 120
+PLAIN_WIDTH: Final = 160
 """Columns assumed where the output is no terminal: wide enough that no table cell wraps."""
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from isochrone.errors import SetupError
-from isochrone.fleet import Engine, Fleet, Host, Pool
+from isochrone.fleet import Host, Pool
 from isochrone.ids import HostId
 from isochrone.units import Bytes
 
@@ -49,18 +49,13 @@ def look() -> Machine:
     )
 
 
-def fleet_here(pools: tuple[Pool, ...], machine: Machine) -> Fleet:
-    """Return the pools that local mode can use, all on this machine.
-
-    Pools of other engines need a cluster; they are left out.
-    """
-    local = tuple(pool for pool in pools if pool.engine is Engine.LOCAL)
-    host = Host(
+def local_host(pools: tuple[Pool, ...], machine: Machine) -> Host:
+    """Return the bound over all of ``pools`` together: the cores that executors may own here."""
+    return Host(
         id=LOCAL_HOST,
         cores=len(machine.executor_cores),
-        pools=tuple(pool.id for pool in local),
+        pools=tuple(pool.id for pool in pools),
     )
-    return Fleet(pools=local, hosts=(host,))
 
 
 def _processor() -> str:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from types import FrameType
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from isochrone import __version__
 from isochrone.errors import IsochroneError
@@ -72,7 +72,7 @@ def _parser() -> _Parser:
     return parser
 
 
-def _module(name: str):  # noqa: ANN202 - a module with `add_arguments` and `run`
+def _module(name: str) -> Any:  # noqa: ANN401 - a module with `add_arguments` and `run`
     return import_module(f"isochrone_cli.commands.{name}")
 
 

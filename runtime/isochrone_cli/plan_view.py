@@ -4,6 +4,8 @@ Called by ``plan``, ``up`` and ``demo``. Nothing here decides or measures: every
 sentence stands in the plan.
 """
 
+from typing import Final
+
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -11,7 +13,16 @@ from rich.text import Text
 from isochrone.catalog import Catalog, Variant
 from isochrone.ids import VariantId, split_qualified
 from isochrone.plan import Explanation, Option, Plan, PlanReason, ServicePlan
-from isochrone.units import format_bytes, format_duration, format_money, format_percentile, format_ratio
+from isochrone.units import (
+    format_bytes,
+    format_duration,
+    format_money,
+    format_percentile,
+    format_ratio,
+)
+
+HEADERS: Final = (False, False, False, False, True, True, True)
+"""Whether each column of the options is set to the right: the figures are."""
 
 
 def show_plan(console: Console, plan: Plan) -> None:
@@ -24,7 +35,7 @@ def show_plan(console: Console, plan: Plan) -> None:
 
 def show_variants(console: Console, catalog: Catalog) -> None:
     """Print what was built and measured: a row per variant and pool."""
-    table = _table("Variants", "variant", "accuracy", "lower 95 %", "source", "agreement", "pool")
+    table = _table("Variants", "variant", "accuracy", "± 95 %", "source", "agree", "pool")
     for column in ("b1 p50", "b1 p99", "b8 p50", "load", "memory"):
         table.add_column(column, justify="right")
     for variant in catalog.variants:
@@ -88,26 +99,31 @@ def _service(planned: ServicePlan | None, explanation: Explanation) -> Renderabl
 
 
 def _options(explanation: Explanation) -> RenderableType:
-    table = Table(box=None, padding=(0, 2), show_edge=False)
-    for header in ("", "variant", "executors", "batch", "predicted", "accuracy", "$/h", ""):
-        right = header in {"batch", "predicted", "accuracy", "$/h"}
-        table.add_column(header, justify="right" if right else "left", overflow="fold")
-    for option in explanation.chosen:
-        table.add_row("chosen", *_option_cells(option))
-    for option in explanation.runners_up:
-        table.add_row("runner-up", *_option_cells(option))
-    return table
+    rows = [("chosen", it) for it in explanation.chosen]
+    rows += [("runner-up", it) for it in explanation.runners_up]
+    cells = [(word, *_option_cells(option)) for word, option in rows]
+    widths = [max((len(row[column]) for row in cells), default=0) for column in range(len(HEADERS))]
+    lines = Text()
+    for row, (_, option) in zip(cells, rows, strict=True):
+        padded = [
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(row, widths, HEADERS, strict=True)
+        ]
+        lines.append("  " + "  ".join(padded).rstrip() + "\n", "bold" if row[0] == "chosen" else "")
+        if option.ruled_out_by:
+            lines.append(f"  {'':{widths[0]}}  ↳ {option.ruled_out_by}\n", "dim")
+    lines.rstrip()
+    return lines
 
 
 def _option_cells(option: Option) -> tuple[str, ...]:
     return (
         _short(option.variant),
         f"{option.replicas} × {option.pool}",
-        str(option.batch_size),
+        f"batch ≤ {option.batch_size}",
         format_duration(option.predicted_ns),
         format_ratio(option.accuracy_ppm),
-        format_money(option.cost_uph),
-        option.ruled_out_by,
+        f"${format_money(option.cost_uph)}/h",
     )
 
 
@@ -117,7 +133,7 @@ def _variant_rows(variant: Variant) -> list[tuple[str, ...]]:
     head = (
         _short(variant.id),
         format_ratio(accuracy.value_ppm, places=4),
-        format_ratio(accuracy.lower_ppm, places=4),
+        f"−{format_ratio(accuracy.value_ppm - accuracy.lower_ppm, places=4)}",
         accuracy.source.value,
         "–" if agreement is None else format_ratio(agreement),
     )
@@ -141,7 +157,7 @@ def _variant_rows(variant: Variant) -> list[tuple[str, ...]]:
 def _table(title: str, *headers: str) -> Table:
     table = Table(title=title, title_justify="left", box=None, padding=(0, 2), show_edge=False)
     for header in headers:
-        table.add_column(header, overflow="fold")
+        table.add_column(header, no_wrap=True)
     return table
 
 

@@ -26,5 +26,5 @@ def add_store_argument(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         type=Path,
         default=default_store(),
-        help="where artifacts and measurements are kept (default: $%s, else %%(default)s)" % VARIABLE,
+        help=f"where artifacts and measurements are kept (default, or ${VARIABLE}: %(default)s)",
     )

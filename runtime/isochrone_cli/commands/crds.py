@@ -12,7 +12,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--write", metavar="DIR", type=Path, help="write a file per kind to DIR")
-    where.add_argument("--check", metavar="DIR", type=Path, help="fail when DIR holds anything else")
+    where.add_argument(
+        "--check", metavar="DIR", type=Path, help="fail when DIR holds anything else"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
