@@ -1,0 +1,185 @@
+"""A selection written out as the groups and routes of a plan, with every figure in place.
+
+Called by ``planner`` alone, once for the fresh choice and once for the running one.
+"""
+
+from hashlib import sha256
+from typing import Final
+
+from isochrone.demand import Isolation, Service
+from isochrone.ids import GroupId, Namespace, PoolId, ServiceId, split_qualified
+from isochrone.plan import Group, Route, ServicePlan
+from isochrone.planning.attainment import (
+    capacity_rps,
+    predicted_ns,
+    shared_capacity_rps,
+    shared_level,
+    shared_predicted_ns,
+)
+from isochrone.planning.candidates import Candidate
+from isochrone.planning.problem import Problem
+from isochrone.planning.selection import Choice, Selection, choice_cost_uph, shared_members
+from isochrone.units import ONE_PPM, SECOND
+
+NAME_MAX: Final = 63
+"""A group names a Deployment and a label value: at most 63 characters."""
+_DIGEST: Final = 8
+_Parts = tuple[Namespace, PoolId, ServiceId | None]
+
+
+def group_names(parts: tuple[_Parts, ...]) -> dict[_Parts, GroupId]:
+    """Return a name for each group: unique, the same in every run, of at most 63 characters.
+
+    ``namespace-pool-service``, or ``namespace-pool-shared`` where the service is None; a hash
+    stands at the end of names that are too long, or that two groups would bear.
+    """
+    plain = {part: _plain(part) for part in parts}
+    names = list(plain.values())
+    result: dict[_Parts, GroupId] = {}
+    for part, name in plain.items():
+        if len(name) <= NAME_MAX and names.count(name) == 1:
+            result[part] = GroupId(name)
+            continue
+        text = "\n".join((part[0], part[1], "shared:" if part[2] is None else part[2]))
+        digest = sha256(text.encode()).hexdigest()[:_DIGEST]
+        result[part] = GroupId(f"{name[: NAME_MAX - _DIGEST - 1].rstrip('-')}-{digest}")
+    return result
+
+
+def _plain(part: _Parts) -> str:
+    namespace, pool, service = part
+    last = "shared" if service is None else split_qualified(service)[1]
+    return f"{namespace}-{pool}-{last}"
+
+
+def assemble(
+    problem: Problem, selection: Selection
+) -> tuple[tuple[Group, ...], tuple[ServicePlan, ...]]:
+    """Return the groups and service plans of ``selection``, each sorted by id.
+
+    A suspended service has a plan without routes: it is known, and has no workers.
+    """
+    services = {service.id: service for service in problem.demand.services}
+    parts: list[_Parts] = [
+        (*choice.key, choice.candidate.service) for choice in selection.choices if not choice.shared
+    ]
+    parts += [(*key, None) for key, _ in selection.shared_replicas]
+    names = group_names(tuple(parts))
+    groups = [
+        Group(
+            id=names[(*choice.key, choice.candidate.service)],
+            namespace=choice.key[0],
+            pool=choice.candidate.pool,
+            variants=(choice.candidate.variant,),
+            replicas=choice.replicas,
+            isolation=Isolation.DEDICATED,
+        )
+        for choice in selection.choices
+        if not choice.shared
+    ]
+    for key, replicas in selection.shared_replicas:
+        variants = {one.variant: None for one in shared_members(selection, key)}
+        groups.append(
+            Group(
+                id=names[(*key, None)],
+                namespace=key[0],
+                pool=key[1],
+                variants=tuple(sorted(variants)),
+                replicas=replicas,
+                isolation=Isolation.SHARED,
+            )
+        )
+    planned = [
+        _service_plan(problem, selection, choice, services[choice.candidate.service], names)
+        for choice in selection.choices
+    ]
+    planned += [_suspended(service) for service in problem.demand.services if service.suspended]
+    return (
+        tuple(sorted(groups, key=lambda group: group.id)),
+        tuple(sorted(planned, key=lambda plan: plan.service)),
+    )
+
+
+def _service_plan(
+    problem: Problem,
+    selection: Selection,
+    choice: Choice,
+    service: Service,
+    names: dict[_Parts, GroupId],
+) -> ServicePlan:
+    candidate = choice.candidate
+    replicas = choice.replicas
+    if choice.shared:
+        replicas = dict(selection.shared_replicas)[choice.key]
+        latency_ns, capacity = _in_company(problem, selection, choice, service, replicas)
+    else:
+        latency_ns, capacity = _alone(problem, candidate, service, replicas)
+    route = Route(
+        variant=candidate.variant,
+        group=names[(*choice.key, None if choice.shared else candidate.service)],
+        batch_size=candidate.batch_size,
+        share_ppm=ONE_PPM,
+        lane_share=service.load.peak_rate_rps * candidate.execution.work_ns / SECOND,
+        predicted_ns=latency_ns,
+        capacity_rps=capacity,
+    )
+    pool = problem.fleet.pool(candidate.pool)
+    return ServicePlan(
+        service=service.id,
+        objectives=service.objectives,
+        routes=(route,),
+        cost_uph=choice_cost_uph(choice, pool, replicas, problem.settings),
+        accuracy_ppm=candidate.accuracy_ppm,
+    )
+
+
+def _alone(
+    problem: Problem, candidate: Candidate, service: Service, replicas: int
+) -> tuple[int, float]:
+    latency_ns = predicted_ns(
+        candidate.execution,
+        rate_rps=service.load.peak_rate_rps,
+        replicas=replicas,
+        settings=problem.settings,
+    )
+    capacity = capacity_rps(
+        candidate.execution,
+        latency_ns=service.objectives.latency_ns,
+        replicas=replicas,
+        settings=problem.settings,
+    )
+    if latency_ns is None:  # a running group that has become too small: the judge will say so
+        return service.objectives.latency_ns + 1, capacity
+    return latency_ns, capacity
+
+
+def _in_company(
+    problem: Problem, selection: Selection, choice: Choice, service: Service, replicas: int
+) -> tuple[int, float]:
+    own = choice.candidate.member
+    parts = [one.member for one in shared_members(selection, choice.key)]
+    members = tuple(part for part in parts if part is not None)
+    assert own is not None
+    assert len(members) == len(parts)
+    capacity = shared_capacity_rps(
+        members,
+        own,
+        rate_rps=service.load.peak_rate_rps,
+        replicas=replicas,
+        settings=problem.settings,
+    )
+    level = shared_level(members, replicas, problem.settings)
+    latency_ns = None if level is None else shared_predicted_ns(members, own, replicas, level)
+    if latency_ns is None:
+        return service.objectives.latency_ns + 1, capacity
+    return latency_ns, capacity
+
+
+def _suspended(service: Service) -> ServicePlan:
+    return ServicePlan(
+        service=service.id,
+        objectives=service.objectives,
+        routes=(),
+        cost_uph=0,
+        accuracy_ppm=0,
+    )
