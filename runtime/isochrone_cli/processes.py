@@ -46,7 +46,7 @@ class Child:
             )
             raise SetupError(message)
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(  # noqa: S603 - our own programs, no shell
+            self.process = subprocess.Popen(
                 self.command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

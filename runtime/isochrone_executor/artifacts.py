@@ -257,3 +257,12 @@ def _read_small(path: Path) -> bytes:
     except OSError as error:
         message = f"{path}: cannot be read: {error.strerror}: is the variant in the store?"
         raise ArtifactError(message) from error
+
+
+def is_whole(store: Path, sha256: str) -> bool:
+    """Return whether variant ``sha256`` is in ``store`` with every byte in place."""
+    try:
+        read_manifest(store, sha256)
+    except ArtifactError:
+        return False
+    return True

@@ -13,31 +13,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from isochrone.catalog import Datatype, TensorSpec
+from isochrone.catalog import TensorSpec
+from isochrone.dtypes import NUMPY_DTYPES
 from isochrone_executor.artifacts import VariantManifest
 from isochrone_executor.backends.port import Backend, LoadedVariant
 
 Arrays = tuple[NDArray[Any], ...]
-
-_DTYPES: Final[dict[Datatype, str]] = {
-    Datatype.BOOL: "?",
-    Datatype.UINT8: "u1",
-    Datatype.UINT16: "<u2",
-    Datatype.UINT32: "<u4",
-    Datatype.UINT64: "<u8",
-    Datatype.INT8: "i1",
-    Datatype.INT16: "<i2",
-    Datatype.INT32: "<i4",
-    Datatype.INT64: "<i8",
-    Datatype.FP16: "<f2",
-    Datatype.FP32: "<f4",
-    Datatype.FP64: "<f8",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,7 +218,7 @@ def _rows(subject: Subject, count: int, *, seed: int = 0) -> Arrays:
 
 def _row(spec: TensorSpec, seed: tuple[int, int, int]) -> NDArray[Any]:
     random = np.random.default_rng(seed)
-    dtype = np.dtype(_DTYPES[spec.datatype])
+    dtype = NUMPY_DTYPES[spec.datatype]
     if dtype.kind == "f":
         return random.random(spec.shape[1:]).astype(dtype)
     # Small enough for every integer type; 0 and 1 for BOOL.
@@ -245,7 +231,7 @@ def _answer(subject: Subject, variant: LoadedVariant, rows: Arrays, batch_size: 
         view[:] = array.tobytes()
     variant.run(batch_size)
     return tuple(
-        np.frombuffer(bytes(view), dtype=_DTYPES[spec.datatype]).reshape(
+        np.frombuffer(bytes(view), dtype=NUMPY_DTYPES[spec.datatype]).reshape(
             batch_size, *spec.shape[1:]
         )
         for view, spec in zip(variant.outputs(batch_size), subject.manifest.outputs, strict=True)

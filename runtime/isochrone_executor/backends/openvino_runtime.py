@@ -16,7 +16,8 @@ import numpy as np
 import openvino
 from numpy.typing import NDArray
 
-from isochrone.catalog import BackendName, Datatype, TensorSpec
+from isochrone.catalog import BackendName, TensorSpec
+from isochrone.dtypes import NUMPY_DTYPES
 from isochrone.errors import ArtifactError
 from isochrone.units import Bytes
 from isochrone_executor.artifacts import VariantManifest
@@ -27,21 +28,6 @@ WEIGHTS_NAME: Final = "model.bin"
 PRECISION_OPTION: Final = "inference_precision"
 PRECISIONS: Final = ("f32", "bf16")
 WARM_UP_RUNS: Final = 2
-
-NUMPY_DTYPES: Final[dict[Datatype, type[np.generic]]] = {
-    Datatype.BOOL: np.bool_,
-    Datatype.UINT8: np.uint8,
-    Datatype.UINT16: np.uint16,
-    Datatype.UINT32: np.uint32,
-    Datatype.UINT64: np.uint64,
-    Datatype.INT8: np.int8,
-    Datatype.INT16: np.int16,
-    Datatype.INT32: np.int32,
-    Datatype.INT64: np.int64,
-    Datatype.FP16: np.float16,
-    Datatype.FP32: np.float32,
-    Datatype.FP64: np.float64,
-}
 
 
 class LoadedOpenVinoVariant:
@@ -146,7 +132,7 @@ class OpenVinoBackend:
             raise ArtifactError(message) from error
         for specs, ports in ((manifest.inputs, model.inputs), (manifest.outputs, model.outputs)):
             found = [np.dtype(port.element_type.to_dtype()) for port in ports]
-            promised = [np.dtype(NUMPY_DTYPES[spec.datatype]) for spec in specs]
+            promised = [NUMPY_DTYPES[spec.datatype] for spec in specs]
             if found != promised:
                 message = (
                     f"{directory / MODEL_NAME}: tensors are {found}, the manifest says {promised}"

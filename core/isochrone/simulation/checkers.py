@@ -1,0 +1,179 @@
+"""Rules that every run must keep, checked by code that shares nothing with the scheduler.
+
+An observer for the driver, and one pass over the records of a finished run, live or simulated.
+Called by the simulator's tests, by ``swarm``, and by whoever wants a live trace judged. All raise
+``AssertionError``: a broken rule is a defect of ours.
+"""
+
+from collections.abc import Iterable
+
+from isochrone.ids import ActionId, RequestId, ServiceId, WorkerId
+from isochrone.scheduling.actions import Action, Infer, Load, Reply, Unload
+from isochrone.scheduling.events import (
+    ActionFinished,
+    Event,
+    PlanChanged,
+    RequestArrived,
+    RequestReady,
+    WorkerLost,
+)
+from isochrone.scheduling.outcomes import REASONS, Outcome, Reason
+from isochrone.trace import ActionRecord, Record, RequestRecord
+from isochrone.units import Instant, Nanoseconds
+
+
+class RuleChecker:
+    """Watches one run as it happens.
+
+    Rules: a request ends once, with a reason that its outcome allows; it is refused by the call of
+    its arrival or never; it is not on time after its deadline; it is in one action at a time, only
+    when it is ready and has not ended; a batch holds at most its rows; windows are not empty; an
+    action goes to a worker that is there. At most ``open_max`` requests are open at once.
+    """
+
+    def __init__(self, *, open_max: int) -> None:
+        self.open_most = 0
+        self._open_max = open_max
+        self._targets: dict[ServiceId, Nanoseconds] = {}
+        self._open: dict[RequestId, RequestArrived] = {}
+        self._deadlines: dict[RequestId, Instant] = {}
+        self._ready: dict[RequestId, bool] = {}
+        self._ended: dict[RequestId, Outcome] = {}
+        self._running: dict[RequestId, ActionId] = {}
+        self._actions: dict[ActionId, Infer | Load | Unload] = {}
+        self._told: Event | None = None
+
+    def event(self, event: Event, now: Instant) -> None:
+        """Take note of ``event``; called before the scheduler is told."""
+        self._told = event
+        match event:
+            case PlanChanged():
+                self._targets = {it.service: it.objectives.latency_ns for it in event.plan.services}
+            case RequestArrived():
+                target_ns = self._targets.get(event.service, 0)
+                if event.target_ns is not None:
+                    target_ns = min(target_ns, event.target_ns)
+                self._open[event.request] = event
+                self._deadlines[event.request] = event.arrived_at + target_ns
+                self._ready[event.request] = event.ready
+            case RequestReady():
+                self._ready[event.request] = True
+            case ActionFinished():
+                self._finish(event.action)
+            case WorkerLost():
+                for action in [it.action for it in self._on(event.worker)]:
+                    self._finish(action)
+            case _:
+                pass
+        assert now >= 0
+
+    def action(self, action: Action, now: Instant) -> None:
+        """Check ``action``, which the scheduler wants at ``now``."""
+        match action:
+            case Reply():
+                self._reply(action, now)
+            case Infer():
+                self._issue(action, now)
+                self._infer(action)
+            case Load() | Unload():
+                self._issue(action, now)
+
+    def idle(self, _now: Instant) -> None:
+        """Check what must hold between events."""
+        self.open_most = max(self.open_most, len(self._open))
+        assert len(self._open) <= self._open_max, (
+            f"{len(self._open)} requests are open; the bound is {self._open_max}"
+        )
+
+    def finish(self) -> None:
+        """Check what must hold at the end of a run: nothing is open."""
+        assert not self._open, f"requests {sorted(self._open)[:10]} never ended"
+
+    def _on(self, worker: WorkerId) -> list[Infer | Load | Unload]:
+        return [action for action in self._actions.values() if action.worker == worker]
+
+    def _issue(self, action: Infer | Load | Unload, now: Instant) -> None:
+        assert action.action not in self._actions, f"action {action.action} was issued twice"
+        assert action.earliest <= action.latest, f"action {action.action} has an empty window"
+        assert action.latest >= now, f"action {action.action} was too late when it was issued"
+        assert action.expected_ns >= 0
+        self._actions[action.action] = action
+
+    def _infer(self, action: Infer) -> None:
+        rows = 0
+        assert action.requests, f"action {action.action} runs nothing"
+        for request in action.requests:
+            arrived = self._open.get(request)
+            assert arrived is not None, f"request {request} is run, but is not open"
+            assert self._ready[request], f"request {request} is run before its body is there"
+            assert request not in self._running, f"request {request} is in two actions"
+            self._running[request] = action.action
+            rows += arrived.rows
+        assert rows <= action.batch_size, f"{rows} rows in a batch of {action.batch_size}"
+
+    def _reply(self, reply: Reply, now: Instant) -> None:
+        request = reply.request
+        assert request not in self._ended, f"request {request} ended twice"
+        assert request in self._open, f"request {request} ended, but never came"
+        assert reply.reason in REASONS[reply.outcome], (
+            f"request {request} is {reply.outcome.value} for reason {reply.reason.value}"
+        )
+        told = self._told
+        arriving = isinstance(told, RequestArrived) and told.request == request
+        assert (reply.outcome is Outcome.REFUSED) <= arriving, (
+            f"request {request} was refused later than on arrival"
+        )
+        if reply.outcome is Outcome.ON_TIME:
+            assert now <= self._deadlines[request], f"request {request} is called on time, late"
+            assert reply.action is not None, f"request {request} is on time without a result"
+        if reply.reason is Reason.DEADLINE_MISSED:
+            assert now >= self._deadlines[request], f"request {request} is called late, early"
+        del self._open[request]
+        self._ended[request] = reply.outcome
+
+    def _finish(self, action_id: ActionId) -> None:
+        action = self._actions.pop(action_id, None)
+        if isinstance(action, Infer):
+            for request in action.requests:
+                if self._running.get(request) == action_id:
+                    del self._running[request]
+
+
+def check_records(records: Iterable[Record], *, writing_ns: Nanoseconds = 0) -> None:
+    """Check a whole trace: one inference at a time per worker, one end per request, no false claim.
+
+    A trace holds only what was recorded, so a request without a record is not noticed here. In a
+    live trace ``ended`` is when the reply had been written, up to ``writing_ns`` after the
+    scheduler, whose claim is checked, decided; in a simulated one the two are one instant.
+    """
+    ended: dict[int, str] = {}
+    busy: dict[str, list[tuple[Instant, Instant, int]]] = {}
+    for record in records:
+        match record:
+            case RequestRecord():
+                assert record.request not in ended, f"request {record.request} ended twice"
+                ended[record.request] = record.outcome
+                _check_request(record, writing_ns)
+            case ActionRecord(kind="infer", status="ok"):
+                assert record.begin <= record.end
+                busy.setdefault(record.worker, []).append((record.begin, record.end, record.action))
+            case _:
+                pass
+    for worker in sorted(busy):
+        latest, previous = 0, -1
+        for begin, end, action in sorted(busy[worker]):
+            assert begin >= latest, f"{worker} ran actions {previous} and {action} at once"
+            latest, previous = end, action
+
+
+def _check_request(record: RequestRecord, writing_ns: Nanoseconds) -> None:
+    outcome, reason = Outcome(record.outcome), Reason(record.reason)
+    assert reason in REASONS[outcome], (
+        f"request {record.request} is {record.outcome} for reason {record.reason}"
+    )
+    assert record.arrived <= record.ended, f"request {record.request} ended before it came"
+    if outcome is Outcome.ON_TIME:
+        assert record.ended - writing_ns <= record.deadline, (
+            f"request {record.request} is called on time, late"
+        )
+        assert record.variant, f"request {record.request} is on time, but no variant ran it"

@@ -1,0 +1,155 @@
+"""The command line as a person meets it: commands, exit statuses, exact complaints."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from isochrone_cli.cell import place
+from isochrone_cli.inputs import read_manifests
+from isochrone_cli.machine import LOCAL_HOST, Machine, local_host, look
+from isochrone_cli.prepare import profiling_cores
+
+from isochrone.demand import Isolation
+from isochrone.errors import ManifestError, SetupError
+from isochrone.fleet import Engine, Fleet, Pool, Vendor
+from isochrone.ids import GroupId, Namespace, PoolId, VariantId
+from isochrone.plan import Group, Plan
+
+ROOT = Path(__file__).parents[2]
+
+POOL = Pool(
+    id=PoolId("two-cores"),
+    vendor=Vendor.CPU,
+    product="",
+    memory_bytes=1 << 30,
+    cores=2,
+    accelerators_per_node=1,
+    node_price_uph=90_000,
+    nodes_min=0,
+    nodes_max=4,
+    engine=Engine.LOCAL,
+)
+
+
+def isochrone(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "isochrone_cli.main", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+def machine(*cores: int) -> Machine:
+    return Machine(cores=cores, memory_bytes=1 << 34, processor="a processor")
+
+
+def plan_with(replicas: int) -> Plan:
+    group = Group(
+        id=GroupId("g"),
+        namespace=Namespace("n"),
+        pool=POOL.id,
+        variants=(VariantId("n/v"),),
+        replicas=replicas,
+        isolation=Isolation.SHARED,
+    )
+    return Plan(revision=1, groups=(group,), services=(), explanations=(), cost_uph=0)
+
+
+def test_version_names_what_is_installed() -> None:
+    ended = isochrone("version")
+
+    assert ended.returncode == 0
+    assert ended.stdout.startswith("isochrone ")
+    assert "torch " in ended.stdout
+
+
+def test_an_unknown_command_is_refused_with_the_known_ones() -> None:
+    ended = isochrone("upp")
+
+    assert ended.returncode == 2
+    assert "demo" in ended.stderr
+
+
+def test_crds_are_written_and_then_found_in_order(tmp_path: Path) -> None:
+    assert isochrone("crds", "--write", str(tmp_path)).returncode == 0
+    assert len(list(tmp_path.glob("*.yaml"))) == 6
+    assert isochrone("crds", "--check", str(tmp_path)).returncode == 0
+
+    (tmp_path / "isochrone.dev_models.yaml").write_text("kind: Other\n", encoding="utf-8")
+    drifted = isochrone("crds", "--check", str(tmp_path))
+
+    assert drifted.returncode == 1
+    assert "isochrone.dev_models.yaml" in drifted.stderr
+    assert "isochrone crds --write" in drifted.stderr
+
+
+def test_crds_print_one_stream_of_documents() -> None:
+    assert isochrone("crds").stdout.count("kind: CustomResourceDefinition") == 6
+
+
+@pytest.mark.parametrize("command", ["plan", "up"])
+def test_a_mistaken_manifest_is_named_with_file_field_and_remedy(
+    command: str, tmp_path: Path
+) -> None:
+    text = (ROOT / "examples/digits/digits.yaml").read_text(encoding="utf-8")
+    mistaken = tmp_path / "mistaken.yaml"
+    mistaken.write_text(text.replace("accuracyFloor", "acuracyFloor"), encoding="utf-8")
+
+    ended = isochrone(command, "-f", str(mistaken))
+
+    assert ended.returncode == 2
+    assert str(mistaken) in ended.stderr
+    assert "spec.objectives" in ended.stderr
+    assert "acuracyFloor" in ended.stderr
+    assert "did you mean `accuracyFloor`?" in ended.stderr
+
+
+def test_a_path_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match="nowhere.*no such file or folder"):
+        read_manifests([str(tmp_path / "nowhere")])
+
+
+def test_a_folder_without_manifests_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match="holds no .yaml"):
+        read_manifests([str(tmp_path)])
+
+
+def test_one_core_stays_for_the_gateway() -> None:
+    assert machine(0, 1, 2).gateway_core == 0
+    assert machine(0, 1, 2).executor_cores == (1, 2)
+    assert machine(4).executor_cores == (4,)
+
+
+def test_the_plan_is_bounded_by_the_cores_that_are_left() -> None:
+    host = local_host((POOL,), machine(0, 1, 2, 3))
+
+    assert (host.id, host.cores, host.pools) == (LOCAL_HOST, 3, (POOL.id,))
+
+
+def test_each_executor_gets_cores_of_its_own() -> None:
+    placed = place(plan_with(2), Fleet(pools=(POOL,)), machine(0, 1, 2, 3, 4))
+
+    assert [it.cores for it in placed] == [(1, 2), (3, 4)]
+    assert [it.worker for it in placed] == ["g-0", "g-1"]
+
+
+def test_a_plan_for_more_cores_than_there_are_is_refused() -> None:
+    with pytest.raises(SetupError, match=r"needs 4 cores .* has 3"):
+        place(plan_with(2), Fleet(pools=(POOL,)), machine(0, 1, 2, 3))
+
+
+def test_a_pool_is_profiled_on_the_last_cores() -> None:
+    assert profiling_cores(POOL, machine(0, 1, 2)) == (1, 2)
+    assert profiling_cores(POOL, machine(0)) is None
+
+
+def test_this_machine_can_be_looked_at() -> None:
+    here = look()
+
+    assert here.cores
+    assert here.memory_bytes > 0
