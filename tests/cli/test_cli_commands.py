@@ -6,16 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from isochrone_cli.cell import place
-from isochrone_cli.inputs import read_manifests
-from isochrone_cli.machine import LOCAL_HOST, Machine, local_host, look
-from isochrone_cli.prepare import profiling_cores
-
 from isochrone.demand import Isolation
 from isochrone.errors import ManifestError, SetupError
 from isochrone.fleet import Engine, Fleet, Pool, Vendor
 from isochrone.ids import GroupId, Namespace, PoolId, VariantId
 from isochrone.plan import Group, Plan
+from isochrone_cli.cell import place
+from isochrone_cli.inputs import read_manifests
+from isochrone_cli.machine import LOCAL_HOST, Machine, local_host, look
+from isochrone_cli.prepare import profiling_cores
 
 ROOT = Path(__file__).parents[2]
 
@@ -110,12 +109,12 @@ def test_a_mistaken_manifest_is_named_with_file_field_and_remedy(
 
 
 def test_a_path_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match="nowhere.*no such file or folder"):
+    with pytest.raises(ManifestError, match=r"nowhere.*no such file or folder"):
         read_manifests([str(tmp_path / "nowhere")])
 
 
 def test_a_folder_without_manifests_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match="holds no .yaml"):
+    with pytest.raises(ManifestError, match=r"holds no \.yaml"):
         read_manifests([str(tmp_path)])
 
 

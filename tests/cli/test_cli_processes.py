@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from isochrone_cli.processes import RESTARTS_MAX, Child, stop_all
-
 from isochrone.errors import SetupError
+from isochrone_cli.processes import RESTARTS_MAX, Child, stop_all
 
 CORES = tuple(sorted(os.sched_getaffinity(0)))[:1]
 

@@ -68,7 +68,9 @@ def test_imports_keep_to_the_architecture() -> None:
 def test_pinned_versions_carry_no_addresses() -> None:
     pins = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     assert pins
-    odd = [line for line in pins if not re.fullmatch(r"[A-Za-z0-9_.\-\[\]]+==[\w.+!]+( ; .+)?", line)]
+    odd = [
+        line for line in pins if not re.fullmatch(r"[A-Za-z0-9_.\-\[\]]+==[\w.+!]+( ; .+)?", line)
+    ]
     assert odd == []
 
 

@@ -62,7 +62,7 @@ def digits_made() -> None:
 
 
 @pytest.fixture
-def up(digits_made: None, tmp_path: Path) -> Iterator[Local]:
+def up(digits_made: None, tmp_path: Path) -> Iterator[Local]:  # noqa: ARG001 - for its effect
     run_directory = tmp_path / "run"
     log = tmp_path / "up.log"
     with log.open("w") as output:

@@ -9,9 +9,8 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
-
 from conftest import ROOT, Local, is_ready, wait_for  # type: ignore[import-not-found]
+from safetensors.numpy import load_file
 
 pytestmark = pytest.mark.slow
 

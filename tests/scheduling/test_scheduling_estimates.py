@@ -110,7 +110,7 @@ def test_probes_are_bounded(lab: SimpleNamespace) -> None:
 
 
 def test_noise_costs_goodput_not_promises(lab: SimpleNamespace) -> None:
-    rng = random.Random(3)  # noqa: S311 (a seeded world)
+    rng = random.Random(3)
     net = lab.variant(times_ms={1: 5.0}, tail=1.35)
     world = lab.World(
         taken=lambda infer: int(infer.batch_size * 5 * MS * rng.lognormvariate(0, 0.15)),

@@ -13,7 +13,7 @@ GPU = {1: 10.0, 2: 11.0, 4: 13.0, 8: 18.0}
 
 
 def poisson(world: SimpleNamespace, name: str, rate_rps: float, *, seconds: int, seed: int) -> None:
-    rng = random.Random(seed)  # noqa: S311 (a seeded world)
+    rng = random.Random(seed)
     time = 0
     while True:
         time += int(rng.expovariate(rate_rps) * SECOND)

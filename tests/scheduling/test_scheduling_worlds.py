@@ -50,7 +50,7 @@ def draw_plan(lab: SimpleNamespace, rng: random.Random) -> tuple[list, list, lis
 
 def play(lab: SimpleNamespace, seed: int, steps: int = 120) -> SimpleNamespace:
     """Play one random world, from ``seed`` alone; the finished world."""
-    rng = random.Random(seed)  # noqa: S311 (a seeded world)
+    rng = random.Random(seed)
     world = lab.World(
         taken=lambda infer: max(1, int(infer.expected_ns * rng.lognormvariate(0, 0.3)))
     )

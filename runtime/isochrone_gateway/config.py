@@ -1,0 +1,121 @@
+"""What a gateway is told when it starts: one JSON file.
+
+Read by ``main``; written by the command line in local mode, and by the operator in a cluster.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from isochrone.errors import SetupError
+from isochrone.scheduling.settings import Settings
+from isochrone.units import GIB, KIB, MIB, Bytes
+
+Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+Seconds = Annotated[float, msgspec.Meta(gt=0)]
+
+
+class Address(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where to listen. Port 0 lets the system choose."""
+
+    host: str = "127.0.0.1"
+    port: Port = 0
+
+
+class ExecutorAddress(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One executor to dial: ``unix:/path`` or ``tcp:host:port``."""
+
+    worker: Annotated[str, msgspec.Meta(min_length=1)]
+    address: Annotated[str, msgspec.Meta(pattern=r"^(unix:.+|tcp:.+:\d+)$")]
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Bounds of what clients may do to a gateway."""
+
+    connections_max: Positive = 4096
+    """Connections at once on one listener; more are told 503."""
+
+    head_bytes_max: Positive = 16 * KIB
+    """A request head; tokens and cookies of proxies fit."""
+
+    body_bytes_max: Annotated[Bytes, msgspec.Meta(ge=1, le=2 * GIB)] = 64 * MIB
+    """One body: over 300 images of 202,800 bytes."""
+
+    bodies_bytes_max: Positive = 1 * GIB
+    """Memory for all bodies that are being received."""
+
+    head_timeout_s: Seconds = 10.0
+    """From the first byte of a head to its last."""
+
+    body_timeout_s: Seconds = 30.0
+    """From the head to the last byte of its body."""
+
+    idle_timeout_s: Seconds = 75.0
+    """A kept connection without a request; also a client that does not read its reply."""
+
+    drain_timeout_s: Seconds = 10.0
+    """After SIGTERM, how long requests under way may take to end."""
+
+    ping_interval_s: Seconds = 1.0
+    """Between two pings to an executor."""
+
+    ping_timeout_s: Seconds = 10.0
+    """Silence of a pinged or dialed executor after which its link is dead: an executor answers
+    between two inferences, so this must be longer than the longest of them."""
+
+    redial_min_s: Seconds = 0.02
+    """Pause before an executor is dialed again; it doubles with each failure …"""
+
+    redial_max_s: Seconds = 1.0
+    """… up to this."""
+
+
+class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The whole file.
+
+    ``namespace`` decides between services of equal name. ``ready_path`` is written once the ports
+    are bound: JSON of ``port``, ``admin_port`` and ``pid``. ``trace_path`` is appended to.
+    """
+
+    name: Annotated[str, msgspec.Meta(min_length=1)]
+    epoch: Annotated[int, msgspec.Meta(ge=0)]
+    plan_path: Path
+    executors: tuple[ExecutorAddress, ...]
+    listen: Address = Address()
+    admin: Address = Address()
+    namespace: str = ""
+    trace_path: Path | None = None
+    ready_path: Path | None = None
+    die_with_parent: bool = False
+    settings: Settings = Settings()
+    limits: Limits = Limits()
+
+
+def read_config(path: Path) -> GatewayConfig:
+    """Return the configuration in ``path``.
+
+    Raises ``SetupError`` when the file cannot be read or does not say what it must.
+    """
+    try:
+        config = msgspec.json.decode(path.read_bytes(), type=GatewayConfig, dec_hook=_read_path)
+    except OSError as error:
+        message = f"{path}: cannot be read: {error.strerror}"
+        raise SetupError(message) from error
+    except msgspec.DecodeError as error:
+        message = f"{path}: no gateway configuration: {error}"
+        raise SetupError(message) from error
+    workers = [executor.worker for executor in config.executors]
+    if len(set(workers)) != len(workers):
+        message = f"{path}: an executor is named twice: give each worker a name of its own"
+        raise SetupError(message)
+    return config
+
+
+def _read_path(kind: type, value: object) -> object:
+    """Decode the one type of the configuration that JSON and msgspec do not know."""
+    if kind is not Path or not isinstance(value, str):
+        message = f"Expected a path, got {value!r}"
+        raise ValueError(message)
+    return Path(value)

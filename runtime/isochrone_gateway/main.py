@@ -1,0 +1,241 @@
+"""The gateway program: ``python -m isochrone_gateway --config FILE``.
+
+Called by the command line in local mode, and as a pod's entry point. Writes JSON lines to standard
+error; ``listening`` names the ports, which are also written to ``ready_path``.
+"""
+
+import argparse
+import asyncio
+import os
+import signal
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import uvloop
+
+from isochrone.errors import SetupError
+from isochrone.ids import WorkerId
+from isochrone_gateway import predictability
+from isochrone_gateway.admin import Admin
+from isochrone_gateway.clock import Alarm
+from isochrone_gateway.config import Address, GatewayConfig, read_config
+from isochrone_gateway.connection import Connection
+from isochrone_gateway.driver import Driver
+from isochrone_gateway.inference import Inference
+from isochrone_gateway.journal import Journal
+from isochrone_gateway.links import ExecutorLink
+from isochrone_gateway.listener import SWEEP_S, Listener
+from isochrone_gateway.metrics import Gauges, Metrics
+from isochrone_gateway.pages import Pages
+from isochrone_gateway.plan_watch import WATCH_S, PlanWatch
+from isochrone_gateway.readiness import Readiness
+from isochrone_gateway.records import Records
+from isochrone_gateway.trace_file import TraceFile
+
+TICK_S: Final = 1.0
+"""How often the trace is written and stuck workers are looked for."""
+
+DEFECT_STATUS: Final = os.EX_SOFTWARE
+DRAIN_POLL_S: Final = 0.01
+BACKLOG: Final = 1024
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one gateway until it is told to stop; return the process's exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m isochrone_gateway",
+        description="Serve the Open Inference Protocol in front of one cell's executors.",
+    )
+    parser.add_argument("--config", required=True, type=Path, metavar="FILE")
+    path = parser.parse_args(arguments).config
+    journal = Journal("")
+    try:
+        config = read_config(path)
+        journal = Journal(config.name)
+        if config.die_with_parent:
+            predictability.die_with_parent()
+        predictability.steady_memory(journal)
+        predictability.steady_timers(journal)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(Gateway(config, journal).run())
+    except SetupError as error:
+        journal.fault("cannot_start", reason=str(error))
+        return 1
+
+
+class Gateway:
+    """All the parts of one gateway, put together."""
+
+    def __init__(self, config: GatewayConfig, journal: Journal) -> None:
+        self._config = config
+        self._journal = journal
+        self._status = 0
+        self._stop = asyncio.Event()
+        self._metrics = Metrics()
+        try:
+            self._trace = TraceFile(config.trace_path)
+        except OSError as error:
+            message = f"trace_path {config.trace_path}: cannot be written: {error.strerror}"
+            raise SetupError(message) from error
+        self._driver = Driver(
+            config.settings,
+            metrics=self._metrics,
+            records=Records(self._metrics, self._trace, journal),
+            journal=journal,
+            on_defect=self._on_defect,
+        )
+        self._readiness = Readiness(self._driver)
+        pages = Pages(is_ready=self._readiness.is_ready, loaded=self._driver.loaded)
+        self._inference = Inference(self._driver, self._metrics, pages)
+        self._plan_watch = PlanWatch(
+            config.plan_path,
+            config.namespace,
+            driver=self._driver,
+            inference=self._inference,
+            metrics=self._metrics,
+        )
+        gauges = Gauges(
+            queued=self._driver.queued,
+            executors=lambda: [(link.worker, link.is_up) for link in self._driver.links.values()],
+            plan_revision=lambda: self._driver.revision,
+        )
+        self._admin = Admin(
+            self._driver,
+            metrics=self._metrics,
+            gauges=gauges,
+            trace=self._trace,
+            readiness=self._readiness,
+        )
+        self._listener = Listener(self._inference, config.limits)
+        self._admin_listener = Listener(self._admin, config.limits)
+
+    async def run(self) -> int:
+        """Serve until SIGTERM or SIGINT, or until a defect; return the exit status."""
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(self._on_exception)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal, number)
+        alarm = Alarm(loop, self._driver.ring)
+        self._driver.keep_time(alarm)
+        self._plan_watch.look(self._journal)
+        for executor in self._config.executors:
+            link = ExecutorLink(executor, self._config, self._driver, self._journal)
+            self._driver.links[WorkerId(link.worker)] = link
+        admin_server = await self._listen(self._admin_listener, self._config.admin)
+        server = await self._listen(self._listener, self._config.listen)
+        dials = [link.start() for link in self._driver.links.values()]
+        self._announce(server, admin_server)
+        beats = [
+            loop.create_task(_every(SWEEP_S, self._sweep)),
+            loop.create_task(_every(TICK_S, self._tick)),
+            loop.create_task(_every(WATCH_S, self._watch_plan)),
+            loop.create_task(_every(self._config.limits.ping_interval_s, self._ping)),
+        ]
+        for task in (*dials, *beats):
+            task.add_done_callback(self._on_task_ended)
+        predictability.steady_interpreter()
+        await self._stop.wait()
+        server.close()
+        await self._drain()
+        admin_server.close()
+        for beat in beats:
+            beat.cancel()
+        await self._admin.stop()
+        self._listener.abort()
+        self._admin_listener.abort()
+        await asyncio.gather(*(link.stop() for link in self._driver.links.values()))
+        alarm.close()
+        self._trace.close()
+        self._journal.info("stopped", status=self._status)
+        return self._status
+
+    async def _listen(self, listener: Listener, address: Address) -> asyncio.Server:
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.create_server(
+                lambda: Connection(listener), address.host, address.port, backlog=BACKLOG
+            )
+        except OSError as error:
+            message = (
+                f"{address.host}:{address.port}: cannot listen there: {error.strerror or error}"
+            )
+            raise SetupError(message) from error
+
+    def _announce(self, server: asyncio.Server, admin_server: asyncio.Server) -> None:
+        """Say which ports are bound; ``ready_path`` appears whole or not at all."""
+        ports = {
+            "port": server.sockets[0].getsockname()[1],
+            "admin_port": admin_server.sockets[0].getsockname()[1],
+            "pid": os.getpid(),
+        }
+        path = self._config.ready_path
+        if path is not None:
+            partial = path.with_name(f"{path.name}.partial")
+            partial.write_bytes(msgspec.json.encode(ports))
+            partial.rename(path)
+        self._journal.info("listening", **ports)
+
+    async def _drain(self) -> None:
+        """Take no new requests, and give those under way a bounded time to end."""
+        if self._status:
+            return
+        self._journal.info("draining", requests=self._driver.under_way)
+        self._readiness.draining = True
+        self._inference.draining = True
+        self._listener.drain()
+        until = time.monotonic() + self._config.limits.drain_timeout_s
+        while self._listener.busy and time.monotonic() < until:  # noqa: ASYNC110 - polled once
+            await asyncio.sleep(DRAIN_POLL_S)
+        if self._listener.busy:
+            self._journal.warning("requests_abandoned", requests=self._driver.under_way)
+
+    def _sweep(self) -> None:
+        now = time.monotonic_ns()
+        self._listener.sweep(now)
+        self._admin_listener.sweep(now)
+
+    def _tick(self) -> None:
+        self._trace.flush()
+        self._driver.drop_stuck()
+
+    def _watch_plan(self) -> None:
+        self._plan_watch.look(self._journal)
+
+    def _ping(self) -> None:
+        now = time.monotonic_ns()
+        for link in self._driver.links.values():
+            link.tick(now)
+
+    def _on_signal(self, number: signal.Signals) -> None:
+        self._journal.info("stopping", signal=signal.Signals(number).name)
+        self._stop.set()
+
+    def _on_defect(self, error: BaseException) -> None:
+        """End the process: what a scheduler does that broke a promise is not to be trusted."""
+        trace = "".join(traceback.format_exception(error))
+        self._journal.fault("defect", detail=trace)
+        self._status = DEFECT_STATUS
+        self._stop.set()
+
+    def _on_task_ended(self, task: asyncio.Task[None]) -> None:
+        """End the process with a task that it cannot do without."""
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._on_defect(error)
+
+    def _on_exception(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Log what a callback raised; the loop closes the connection that it was for."""
+        error = context.get("exception")
+        detail = "".join(traceback.format_exception(error)) if error is not None else ""
+        self._journal.fault("callback_failed", message=context.get("message"), detail=detail)
+
+
+async def _every(seconds: float, beat: Callable[[], None]) -> None:
+    """Call ``beat`` every ``seconds``, for ever."""
+    while True:
+        await asyncio.sleep(seconds)
+        beat()

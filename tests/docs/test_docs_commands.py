@@ -1,0 +1,81 @@
+"""Every command in the README and in the guides is run here, as a newcomer would type it.
+
+The ``sh`` blocks of a page run top to bottom in one shell, in the repository's root.
+"""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+GUIDES = sorted((ROOT / "docs").glob("*.md"))
+BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+RUN_ELSEWHERE = {
+    "make demo": "tests/local/test_demo.py runs it",
+    "make test": "it is what runs this test",
+    "make fast": "a part of what runs this test",
+    "make check": "`make test` begins with it",
+    "make fmt": "it would change the files under test",
+    "make bench-overhead": "benchmarks run alone; tests/bench runs it briefly",
+}
+"""Commands of the README and CONTRIBUTING that are not run from here, and where they are."""
+
+
+def commands(page: Path) -> list[str]:
+    return BLOCK.findall(page.read_text(encoding="utf-8"))
+
+
+def without_comment(line: str) -> str:
+    return line.partition(" #")[0].strip()
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_every_command_of_the_front_page_is_run_somewhere(page: str) -> None:
+    lines = [
+        without_comment(line) for block in commands(ROOT / page) for line in block.splitlines()
+    ]
+
+    assert lines
+    assert [line for line in lines if line and line not in RUN_ELSEWHERE] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.name)
+def test_the_commands_of_a_guide_work_in_order(page: Path, tmp_path: Path) -> None:
+    script = "\n".join(("set -e -o pipefail -m", *commands(page)))
+    with (tmp_path / "said").open("w+") as said:
+        ended = subprocess.run(
+            ["bash", "-c", script],
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=said,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            timeout=580,
+            check=False,
+        )
+        said.seek(0)
+        assert ended.returncode == 0, said.read()[-4000:]
+
+
+@pytest.mark.parametrize("page", [*GUIDES, ROOT / "README.md", ROOT / "ARCHITECTURE.md"], ids=str)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    targets = re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", text)
+    missing = [target for target in targets if not (page.parent / target).exists()]
+
+    assert missing == []
+
+
+def test_paths_that_the_architecture_names_exist() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    named = re.findall(r"`((?:core|runtime|bench|docs|tests)/[\w/.-]+)`", text)
+    short = re.findall(r"`((?:planning|scheduling)/\w+\.py)`", text)
+
+    assert named
+    assert [path for path in named if not (ROOT / path).exists()] == []
+    assert [path for path in short if not (ROOT / "core/isochrone" / path).exists()] == []

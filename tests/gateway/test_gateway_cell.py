@@ -1,0 +1,413 @@
+"""A cell over time: executors that die and return, plans that change, probes, metrics, the end."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import socket
+import threading
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from isochrone.catalog import Datatype, TensorSpec
+from isochrone.units import MILLISECOND
+from isochrone_executor.backends.synthetic import synthetic_answer
+
+if TYPE_CHECKING:
+    from tests.gateway.conftest import Cell, Reply, Tools
+
+
+class Loader:
+    """Closed-loop clients in threads, each of which counts how its requests ended."""
+
+    def __init__(self, cell: Cell, tools: type[Tools], clients: int = 4) -> None:
+        self.outcomes: Counter[str] = Counter()
+        self.wrong: list[bytes] = []
+        self._cell, self._tools = cell, tools
+        self._stop = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._run, args=(seed,), daemon=True) for seed in range(clients)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def _run(self, seed: int) -> None:
+        wire = self._cell.wire()
+        rows = self._tools.rows(seed, seed + 50)
+        request = b"".join(self._tools.request(rows))
+        while not self._stop.is_set():
+            wire.send(request)
+            reply = wire.read()
+            outcome = reply.headers["x-isochrone-outcome"]
+            if outcome == "on_time" and reply.binary != self._tools.answers(rows):
+                self.wrong.append(reply.body)
+            self.outcomes[outcome] += 1
+            if outcome != "on_time":
+                self._stop.wait(0.01)
+
+    def stop(self) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(20)
+            assert not thread.is_alive(), "a request has no answer"
+        assert self.wrong == []
+
+
+def served(cell: Cell) -> float:
+    value: float = cell.metric("isochrone_requests_total", outcome="on_time")
+    return value
+
+
+def settled(cell: Cell, tools: type[Tools]) -> None:
+    tools.wait_until(
+        lambda: cell.admin("GET", "/admin/state").json["admitted"] == 0, "nothing admitted"
+    )
+
+
+@pytest.mark.parametrize("scheme", ["unix", "tcp"])
+def test_a_killed_executor_costs_its_requests_alone_and_is_used_again_when_back(
+    cell: Cell, tools: type[Tools], scheme: str
+) -> None:
+    listen = ""
+    if scheme == "tcp":
+        with socket.create_server(("127.0.0.1", 0)) as reserved:
+            listen = f"tcp:127.0.0.1:{reserved.getsockname()[1]}"
+    cell.write_plan({"ns/one": (cell.variant(batch_ns={1: MILLISECOND, 2: 5 * MILLISECOND}),)})
+    cell.start_executor(listen=listen).wait_for("listening")
+    cell.start_gateway({"w1": listen} if listen else None)
+    loader = Loader(cell, tools)
+    tools.wait_until(lambda: served(cell) > 20, "some are served")
+    assert cell.metric("isochrone_executor_up", worker="w1") == 1
+    cell.executors["w1"].stop(signal.SIGKILL)
+    cell.gateway.wait_for("executor_lost")
+    tools.wait_until(lambda: loader.outcomes["refused"] > 4, "without it, requests are refused")
+    assert cell.metric("isochrone_executor_up", worker="w1") == 0
+    assert cell.ask("GET", "/v2/models/one/ready").status == 503
+    assert cell.ask("GET", "/v2/health/live").status == 200
+    before = served(cell)
+    cell.start_executor(listen=listen)
+    tools.wait_until(lambda: served(cell) > before + 20, "it serves again")
+    loader.stop()
+    settled(cell, tools)
+    total = sum(loader.outcomes.values())
+    assert cell.metric("isochrone_requests_total") == total
+    assert sum(1 for line in _requests_when(cell, tools, total)) == total
+
+
+def _requests_when(cell: Cell, tools: type[Tools], total: int) -> list[dict[str, Any]]:
+    def records() -> list[dict[str, Any]]:
+        return [line for line in cell.trace() if line["type"] == "request"]
+
+    tools.wait_until(lambda: len(records()) >= total, "the trace is written")
+    found = records()
+    assert len({line["request"] for line in found}) == len(found)
+    return found
+
+
+def test_images_and_large_answers_pass_whole_also_to_a_client_that_reads_slowly(
+    cell: Cell, tools: type[Tools]
+) -> None:
+    inputs = (TensorSpec(name="x", datatype=Datatype.UINT8, shape=(-1, 260, 260, 3)),)
+    outputs = (TensorSpec(name="y", datatype=Datatype.FP32, shape=(-1, 100_000)),)
+    variant = cell.variant(inputs=inputs, outputs=outputs)
+    cell.write_plan({"ns/one": (variant,)}, signatures={"ns/m": (inputs, outputs)})
+    cell.start_executor()
+    cell.start_gateway()
+    slow, quick = cell.wire(), cell.wire()
+
+    def request(seed: int, rows: int) -> tuple[bytes, bytes]:
+        images = [random.Random(seed + row).randbytes(202_800) for row in range(rows)]
+        data = b"".join(tools.request(b"".join(images), row_shape=(260, 260, 3)))
+        return data, b"".join(synthetic_answer([image], outputs)[0] for image in images)
+
+    sent, expected = request(1, 4)
+    slow.send(sent)
+    for seed in range(2, 6):
+        data, answer = request(seed, 2)
+        quick.send(data)
+        assert quick.read().binary == answer
+    assert slow.read().binary == expected
+
+
+def test_of_two_executors_the_other_goes_on(cell: Cell, tools: type[Tools]) -> None:
+    cell.write_plan({"ns/one": (cell.variant(),)}, replicas=2)
+    for worker in ("w1", "w2"):
+        cell.start_executor(worker)
+    cell.start_gateway()
+    loader = Loader(cell, tools)
+    tools.wait_until(lambda: served(cell) > 20, "some are served")
+    cell.executors["w1"].stop(signal.SIGKILL)
+    cell.gateway.wait_for("executor_lost")
+    before = served(cell)
+    tools.wait_until(lambda: served(cell) > before + 20, "the other serves")
+    assert cell.ask("GET", "/v2/health/ready").status == 200
+    loader.stop()
+    assert loader.outcomes["invalid"] == 0
+
+
+def test_an_executor_that_hangs_is_given_up(cell: Cell, tools: type[Tools]) -> None:
+    cell.write_plan({"ns/one": (cell.variant(),)})
+    executor = cell.start_executor()
+    cell.start_gateway(limits={"ping_interval_s": 0.1, "ping_timeout_s": 0.5})
+    executor.process.send_signal(signal.SIGSTOP)
+    lost = cell.gateway.wait_for("executor_lost")[0]
+    assert "does not answer pings" in lost["reason"]
+    executor.process.send_signal(signal.SIGCONT)
+    cell.gateway.wait_for("executor_joined", count=2)
+    cell.wait_ready()
+    wire = cell.wire()
+    wire.send(b"".join(tools.request(tools.rows(1))))
+    assert wire.read().status == 200
+
+
+def test_an_executor_of_another_name_is_not_taken(cell: Cell) -> None:
+    cell.write_plan({"ns/one": (cell.variant(),)})
+    cell.start_executor("w1").wait_for("listening")
+    cell.start_gateway({"w2": cell.address("w1")}, wait=False)
+    complaint = cell.gateway.wait_for("executor_unreachable")[0]
+    assert "'w1', not 'w2'" in complaint["reason"]
+
+
+def test_a_gateway_of_an_older_epoch_does_not_get_the_executor(
+    cell: Cell, make_cell: type[Cell]
+) -> None:
+    cell.write_plan({"ns/one": (cell.variant(),)})
+    cell.start_executor()
+    cell.start_gateway(epoch=5)
+    older = make_cell(cell.folder)
+    older.executors = {}
+    try:
+        older.start_gateway(
+            {"w1": cell.address("w1")}, wait=False, epoch=4, name="gateway-b", trace_path=None
+        )
+        complaint = older.gateway.wait_for("executor_unreachable")[0]
+        assert "epoch 4 is over" in complaint["reason"]
+        assert cell.metric("isochrone_executor_up", worker="w1") == 1
+    finally:
+        older.stop()
+
+
+def test_a_changed_plan_is_taken_up_and_a_broken_one_is_not(cell: Cell, tools: type[Tools]) -> None:
+    one = cell.variant()
+    cell.start_executor()
+    cell.start_gateway(wait=False)
+    reply = cell.ask("POST", "/v2/models/one/infer", b"{}")
+    assert reply.status == 503
+    assert "no plan yet" in reply.error
+    assert cell.admin("GET", "/readyz").json["missing"] == ["no plan is in force"]
+    cell.write_plan({"ns/one": (one,)})
+    cell.wait_ready()
+    assert cell.ask("GET", "/v2/models/two").status == 404
+
+    cell.write_plan({"ns/one": (one,), "ns/two": (one,)}, revision=2)
+    tools.wait_until(lambda: cell.ask("GET", "/v2/models/two").status == 200, "the plan's service")
+    assert cell.metric("isochrone_plan_revision") == 2
+
+    (cell.folder / "plan.json").write_text("{}")
+    rejected = cell.gateway.wait_for("plan_rejected")[0]
+    assert "no plan document" in rejected["reason"]
+    (cell.folder / "plan.json").unlink()
+    cell.gateway.wait_for("plan_unreadable")
+    wire = cell.wire()
+    wire.send(b"".join(tools.request(tools.rows(1), path="/v2/models/two/infer")))
+    assert wire.read().status == 200
+    assert cell.metric("isochrone_plan_revision") == 2
+    assert cell.metric("isochrone_plan_errors_total") == 1
+
+    cell.write_plan({"ns/two": (one,)}, revision=3)
+    tools.wait_until(lambda: cell.ask("GET", "/v2/models/one").status == 404, "it is gone")
+
+
+def test_a_service_without_routes_is_refused(cell: Cell, tools: type[Tools]) -> None:
+    cell.write_plan({"ns/one": (cell.variant(),), "ns/off": ()})
+    cell.start_executor()
+    cell.start_gateway()
+    wire = cell.wire()
+    for data in tools.request(tools.rows(1), path="/v2/models/off/infer"):
+        wire.send(data)
+    reply = wire.read()
+    assert reply.status == 503
+    assert reply.headers["x-isochrone-outcome"] == "refused"
+    assert cell.ask("GET", "/v2/models/off").status == 503
+    assert cell.ask("GET", "/v2/models/off/ready").status == 503
+    wire.send(b"".join(tools.request(tools.rows(1))))
+    assert wire.read().status == 200
+
+
+def test_overload_is_refused_at_once_and_late_requests_are_not_run(
+    cell: Cell, tools: type[Tools]
+) -> None:
+    variant = cell.variant(batch_ns={1: 40 * MILLISECOND})
+    cell.write_plan({"ns/one": (variant,)}, latency_ns=120 * MILLISECOND)
+    cell.start_executor()
+    cell.start_gateway()
+    wires = [cell.wire() for _ in range(12)]
+    for wire in wires:
+        wire.send(b"".join(tools.request(tools.rows(1))))
+    replies = [wire.read() for wire in wires]
+    outcomes = Counter(reply.headers["x-isochrone-outcome"] for reply in replies)
+    assert outcomes["on_time"] >= 1
+    assert outcomes["refused"] >= 8
+    for reply in replies:
+        if reply.headers["x-isochrone-reason"] == "overload":
+            assert reply.status == 503
+            assert int(reply.headers["retry-after"]) >= 1
+            assert int(reply.headers["x-isochrone-retry-after-ms"]) >= 1
+            assert "refused (overload)" in reply.error
+    assert cell.metric("isochrone_refusal_duration_seconds_count") == outcomes["refused"]
+
+
+def test_metrics_say_what_happened(cell: Cell, tools: type[Tools]) -> None:
+    cell.write_plan({"ns/one": (cell.variant(),)})
+    cell.start_executor()
+    cell.start_gateway()
+    wire = cell.wire()
+    for _ in range(3):
+        wire.send(b"".join(tools.request(tools.rows(1, 2))))
+        assert wire.read().status == 200
+    cell.ask("POST", "/v2/models/one/infer", b"{}")
+    labels = {"namespace": "ns", "service": "one"}
+    served_ = {**labels, "variant": "v", "outcome": "on_time", "reason": "served"}
+    assert cell.metric("isochrone_requests_total", **served_) == 3
+    assert cell.metric("isochrone_requests_total", **labels, outcome="invalid") == 1
+    assert cell.metric("isochrone_request_duration_seconds_count", **labels) == 3
+    assert cell.metric("isochrone_request_duration_seconds_bucket", **labels, le="0.5") == 3
+    assert 0 < cell.metric("isochrone_request_duration_seconds_sum", **labels) < 1.5
+    action = {"kind": "infer", "variant": "ns/v", "pool": "p1"}
+    assert cell.metric("isochrone_actions_total", **action, status="ok") == 3
+    assert cell.metric("isochrone_action_duration_seconds_count", **action) == 3
+    assert 0.006 <= cell.metric("isochrone_action_duration_seconds_sum", **action) < 1.5
+    assert cell.metric("isochrone_prediction_error_seconds_count", **action) == 3
+    assert cell.metric("isochrone_actions_total", kind="load", status="ok") == 1
+    assert cell.metric("isochrone_batch_rows_sum", variant="ns/v", pool="p1") == 6
+    assert cell.metric("isochrone_batch_rows_bucket", variant="ns/v", le="2.0") == 3
+    assert cell.metric("isochrone_executor_up", worker="w1") == 1
+    assert cell.metric("isochrone_queue_requests", **labels) == 0
+
+
+def test_a_probe_measures_each_batch_size_by_the_executors_stamps(cell: Cell) -> None:
+    times = {1: 2 * MILLISECOND, 2: 3 * MILLISECOND, 4: 5 * MILLISECOND}
+    cell.write_plan({"ns/one": (cell.variant(batch_ns=times),)}, replicas=2)
+    for worker in ("w1", "w2"):
+        cell.start_executor(worker)
+    cell.start_gateway()
+    reply = cell.admin("POST", "/admin/probe", b'{"rounds": 4}')
+    assert reply.status == 200, reply.body
+    probes = reply.json["probes"]
+    assert [(line["worker"], line["batch_size"]) for line in probes] == [
+        (worker, size) for worker in ("w1", "w2") for size in (1, 2, 4)
+    ]
+    for line in probes:
+        assert (line["variant"], line["pool"], line["rounds"]) == ("ns/v", "p1", 4)
+        assert times[line["batch_size"]] <= line["p50_ns"]
+        assert times[line["batch_size"]] <= line["mean_ns"]
+    assert cell.metric("isochrone_requests_total") == 0
+
+
+def test_a_probe_gives_way_to_traffic(cell: Cell, tools: type[Tools]) -> None:
+    cell.write_plan({"ns/one": (cell.variant(batch_ns={1: 100 * MILLISECOND}),)})
+    cell.start_executor()
+    cell.start_gateway()
+    wire = cell.wire()
+    wire.send(b"".join(tools.request(tools.rows(1))))
+    tools.wait_until(
+        lambda: cell.admin("GET", "/admin/state").json["admitted"] == 1, "a request runs"
+    )
+    reply = cell.admin("POST", "/admin/probe", b'{"rounds": 1}')
+    assert reply.status == 409
+    assert "under way" in reply.error
+    assert wire.read().status == 200
+
+    replies: list[Reply] = []
+    prober = threading.Thread(
+        target=lambda: replies.append(cell.admin("POST", "/admin/probe", b'{"rounds": 50}'))
+    )
+    prober.start()
+    while prober.is_alive():
+        wire.send(b"".join(tools.request(tools.rows(1))))
+        wire.read()
+    prober.join()
+    assert replies[0].status == 409
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "fragment"),
+    [
+        ("POST", "/admin/probe", b'{"rounds": 51}', 400, "<= 50"),
+        ("POST", "/admin/probe", b'{"rounds": "x"}', 400, "$.rounds"),
+        ("POST", "/admin/probe", b"{", 400, "cannot be used"),
+        ("POST", "/admin/phase", b"{}", 400, "name"),
+        ("POST", "/admin/phase", b'{"name": ""}', 400, "name"),
+        ("GET", "/admin/probe", None, 404, "POST /admin/probe"),
+        ("GET", "/v2", None, 404, "no such path"),
+    ],
+)
+def test_wrong_orders_to_the_admin_port_are_answered(
+    shared_cell: Cell, method: str, path: str, body: bytes | None, status: int, fragment: str
+) -> None:
+    reply = shared_cell.admin(method, path, body)
+    assert reply.status == status
+    assert fragment in reply.error
+
+
+def test_the_admin_port_shows_the_scheduler(shared_cell: Cell) -> None:
+    state = shared_cell.admin("GET", "/admin/state").json
+    assert [worker["worker"] for worker in state["workers"]] == ["w1"]
+    assert state["executors"] == [{"worker": "w1", "up": True}]
+    assert {"ns/one", "ns/pair"} == {service["service"] for service in state["services"]}
+    assert shared_cell.admin("GET", "/healthz").status == 200
+
+
+def test_a_gateway_that_is_told_to_stop_finishes_what_it_has(
+    cell: Cell, tools: type[Tools]
+) -> None:
+    cell.write_plan({"ns/one": (cell.variant(batch_ns={1: 200 * MILLISECOND}),)})
+    cell.start_executor()
+    cell.start_gateway()
+    idle, running = cell.wire(), cell.wire()
+    running.send(b"".join(tools.request(tools.rows(1))))
+    tools.wait_until(
+        lambda: cell.admin("GET", "/admin/state").json["admitted"] == 1, "a request runs"
+    )
+    cell.gateway.process.send_signal(signal.SIGTERM)
+    cell.gateway.wait_for("draining")
+    assert idle.is_closed()
+    with pytest.raises(ConnectionError):
+        cell.wire()
+    assert running.read().status == 200
+    assert running.is_closed()
+    assert cell.gateway.process.wait(timeout=20) == 0
+    assert cell.gateway.named("requests_abandoned") == []
+    assert "request" in {line["type"] for line in cell.trace()}
+
+
+def test_a_gateway_that_is_told_to_stop_waits_no_longer_than_allowed(
+    cell: Cell, tools: type[Tools]
+) -> None:
+    cell.write_plan(
+        {"ns/one": (cell.variant(batch_ns={1: 3000 * MILLISECOND}),)}, latency_ns=9000 * MILLISECOND
+    )
+    cell.start_executor()
+    cell.start_gateway(limits={"drain_timeout_s": 0.2})
+    running = cell.wire()
+    running.send(b"".join(tools.request(tools.rows(1))))
+    tools.wait_until(
+        lambda: cell.admin("GET", "/admin/state").json["admitted"] == 1, "a request runs"
+    )
+    cell.gateway.process.send_signal(signal.SIGTERM)
+    assert running.is_closed()
+    assert cell.gateway.process.wait(timeout=20) == 0
+    assert cell.gateway.wait_for("requests_abandoned")[0]["requests"] == 1
+
+
+def test_an_executor_that_is_stopped_says_goodbye(cell: Cell) -> None:
+    cell.write_plan({"ns/one": (cell.variant(),)})
+    cell.start_executor()
+    cell.start_gateway()
+    assert cell.executors["w1"].stop() == 0
+    lost = cell.gateway.wait_for("executor_lost")[0]
+    assert "goodbye" in lost["reason"]
+    assert json.loads(json.dumps(lost))["worker"] == "w1"

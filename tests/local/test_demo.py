@@ -1,0 +1,96 @@
+"""`make demo`, as the README says it: real models, real load, a report, and nothing left behind."""
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, wait_for  # type: ignore[import-not-found]
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
+
+CATS = {"tabby", "tiger cat", "Persian cat", "Siamese cat", "Egyptian cat", "lynx"}
+PROGRAMS = (b"isochrone_gateway", b"isochrone_executor", b"isochrone_cli", b"isochrone_builder")
+
+
+def ours() -> list[int]:
+    """Return the processes of this project, other than this test."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            command = (entry / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if any(program in command for program in PROGRAMS):
+            found.append(int(entry.name))
+    return found
+
+
+def test_the_demo_does_what_the_readme_says() -> None:
+    ended = subprocess.run(
+        ["make", "demo"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "COLUMNS": "160"},
+    )
+
+    assert ended.returncode == 0, ended.stdout[-6000:] + ended.stderr[-2000:]
+    for service, reason in (
+        ("photos/fast-tags", "Feasible"),
+        ("photos/careful-tags", "Feasible"),
+        ("photos/impossible-tags", "InfeasibleAccuracy"),
+    ):
+        assert f"{service}  {reason}" in ended.stdout
+    assert "nearest feasible" in ended.stdout
+    assert "runner-up" in ended.stdout
+    assert any(f"fast-tags: {cat}" in ended.stdout for cat in CATS)
+    assert any(f"careful-tags: {cat}" in ended.stdout for cat in CATS)
+
+    report = json.loads((ROOT / "build/demo/report.json").read_text())
+    below, above = report["phases"]
+    for phase in (below, above):
+        assert {it["service"] for it in phase["services"]} == {
+            "photos/fast-tags",
+            "photos/careful-tags",
+        }
+        for service in phase["services"]:
+            ends = ("on_time", "late", "refused", "failed")
+            assert sum(service[end] for end in ends) == service["arrivals"]
+            assert service["failed"] == 0
+            assert service["on_time"] > 0
+    assert above["load_multiple"] > 2 * below["load_multiple"]
+    assert sum(it["refused"] for it in above["services"]) > 0
+    assert {it["service"] for it in report["accuracy"]} >= {"photos/fast-tags"}
+    picture = (ROOT / "build/demo/report.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    wait_for(lambda: ours() == [], "no process is left")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_demo_leaves_nothing_behind(number: signal.Signals, tmp_path: Path) -> None:
+    log = tmp_path / "demo.log"
+    with log.open("w") as said:
+        demo = subprocess.Popen(
+            ["make", "demo"], cwd=ROOT, stdout=said, stderr=said, start_new_session=True
+        )
+    try:
+        wait_for(
+            lambda: "3 × saturation" in log.read_text() or demo.poll() is not None,
+            "the demo is under load",
+            600,
+        )
+        assert demo.poll() is None, log.read_text()[-4000:]
+        os.killpg(demo.pid, number)
+        demo.wait(timeout=60)
+        assert demo.returncode != 0
+        wait_for(lambda: ours() == [], "no process is left")
+    finally:
+        if demo.poll() is None:
+            os.killpg(demo.pid, signal.SIGKILL)
+            demo.wait()
