@@ -7,6 +7,7 @@ the scheduler, the gateway (signatures) and the simulator.
 from dataclasses import dataclass
 from enum import Enum
 from math import prod
+from typing import Final
 
 from isochrone.ids import ModelId, PoolId, VariantId
 from isochrone.units import Bytes, Nanoseconds, PartsPerMillion
@@ -31,7 +32,23 @@ class Datatype(Enum):
     @property
     def size(self) -> Bytes:
         """Bytes of one element."""
-        return 1 if self is Datatype.BOOL else int(self.value.lstrip("UINTFP")) // 8
+        return _ELEMENT_BYTES[self]
+
+
+_ELEMENT_BYTES: Final = {
+    Datatype.BOOL: 1,
+    Datatype.UINT8: 1,
+    Datatype.UINT16: 2,
+    Datatype.UINT32: 4,
+    Datatype.UINT64: 8,
+    Datatype.INT8: 1,
+    Datatype.INT16: 2,
+    Datatype.INT32: 4,
+    Datatype.INT64: 8,
+    Datatype.FP16: 2,
+    Datatype.FP32: 4,
+    Datatype.FP64: 8,
+}
 
 
 class Precision(Enum):
