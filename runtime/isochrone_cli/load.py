@@ -207,9 +207,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--spec", type=Path, required=True, help="JSON: what to send")
     parser.add_argument("--out", type=Path, required=True, help="JSON lines: what came back")
     options = parser.parse_args(arguments)
-    short_turns = take_short_turns()
     try:
         spec = read_spec(options.spec)
+        short_turns = isinstance(spec.load, OpenLoop) and take_short_turns()
         run, records = run_load(spec)
     except (IsochroneError, OSError) as error:
         sys.stderr.write(f"load: {error}\n")

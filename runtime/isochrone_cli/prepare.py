@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from isochrone.api import convert
+from isochrone.api.inferenceservice import Approval
 from isochrone.api.manifests import Manifests
 from isochrone.api.model import Architecture, Model
 from isochrone.catalog import Catalog, Variant
-from isochrone.demand import Demand
+from isochrone.demand import Demand, OverloadPolicy
 from isochrone.errors import ManifestError, SetupError
 from isochrone.fleet import Fleet, Pool
 from isochrone.ids import PoolId
@@ -49,11 +50,29 @@ def prepare(manifests: Manifests, machine: Machine, store: Path, say: Say) -> Pr
     if not demand.services:
         message = "the manifests hold no InferenceService: there is nothing to plan"
         raise ManifestError(message)
+    for line in unheeded(manifests):
+        say(line)
     catalog = build_catalog(manifests, fleet, machine, store, say)
     planned = plan(Problem(catalog=catalog, fleet=fleet, demand=demand))
     return Prepared(
         document=PlanDocument(plan=planned, catalog=catalog), fleet=fleet, demand=demand
     )
+
+
+def unheeded(manifests: Manifests) -> tuple[str, ...]:
+    """Return, as sentences, what the services declare and local mode does not carry out."""
+    lines: list[str] = []
+    for service in manifests.services:
+        name, spec = f"service {service.metadata.name}", service.spec
+        if spec.overload.policy is not OverloadPolicy.REJECT:
+            lines.append(f"{name}: overload.policy {spec.overload.policy.value} acts as Reject here")
+        if spec.approval is not Approval.AUTOMATIC:
+            lines.append(f"{name}: approval {spec.approval.value} acts as Automatic here")
+        if spec.scaling.scale_to_zero_after is not None:
+            lines.append(f"{name}: scaling.scaleToZeroAfter has no effect here")
+        if spec.pod_template.model_fields_set:
+            lines.append(f"{name}: podTemplate has no effect without pods")
+    return tuple(lines)
 
 
 def fleet_here(manifests: Manifests, machine: Machine, say: Say) -> Fleet:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from isochrone.api.manifests import Source, load
 from isochrone.demand import Isolation
 from isochrone.errors import ManifestError, SetupError
 from isochrone.fleet import Engine, Fleet, Pool, Vendor
@@ -14,7 +15,7 @@ from isochrone.plan import Group, Plan
 from isochrone_cli.cell import place
 from isochrone_cli.inputs import read_manifests
 from isochrone_cli.machine import LOCAL_HOST, Machine, local_host, look
-from isochrone_cli.prepare import profiling_cores
+from isochrone_cli.prepare import profiling_cores, unheeded
 
 ROOT = Path(__file__).parents[2]
 
@@ -152,3 +153,25 @@ def test_this_machine_can_be_looked_at() -> None:
 
     assert here.cores
     assert here.memory_bytes > 0
+
+
+def test_what_local_mode_cannot_carry_out_is_said() -> None:
+    text = (ROOT / "examples/digits/digits.yaml").read_text(encoding="utf-8")
+    declared = load([Source(path="x", text=text)])
+    asked = load(
+        [
+            Source(
+                path="x",
+                text=text + "  overload: {policy: BestEffort}\n  approval: Manual\n"
+                "  scaling: {scaleToZeroAfter: 15m}\n  podTemplate: {labels: {team.example/a: b}}\n",
+            )
+        ]
+    )
+
+    assert unheeded(declared) == ()
+    assert [line.partition(": ")[2] for line in unheeded(asked)] == [
+        "overload.policy BestEffort acts as Reject here",
+        "approval Manual acts as Automatic here",
+        "scaling.scaleToZeroAfter has no effect here",
+        "podTemplate has no effect without pods",
+    ]
