@@ -40,6 +40,8 @@ class Group:
 class Route:
     """Where a service's requests may go, and what the planner expects there.
 
+    ``batch_size`` is the largest batch that the prediction counts on; under backlog the scheduler
+    may form larger ones, where twice their time fits every target on those workers.
     ``share_ppm`` is the share of the service's requests; ``lane_share`` the lane-seconds per second
     that they take at ``peakRate`` (the fairness share); ``predicted_ns`` the percentile of latency
     that the objectives name; ``capacity_rps`` the largest rate at which they still hold, beside the

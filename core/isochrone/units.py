@@ -158,6 +158,13 @@ def format_money(price_uph: MicroDollarsPerHour) -> str:
     return f"{exact:.{places}f}"
 
 
+def format_price(price_uph: MicroDollarsPerHour) -> str:
+    """Return ``price_uph`` in dollars for a person: two places, or four below ten cents."""
+    exact = Decimal(price_uph) / DOLLAR_UPH
+    places = 2 if price_uph % 10_000 == 0 or price_uph >= DOLLAR_UPH // 10 else 4
+    return f"{exact:.{places}f}"
+
+
 def format_ratio(ratio_ppm: PartsPerMillion, *, places: int = 3) -> str:
     """Return ``ratio_ppm`` as a decimal from 0 to 1."""
     return f"{Decimal(ratio_ppm) / ONE_PPM:.{places}f}"

@@ -159,6 +159,7 @@ class Cell:
     def _start(self) -> None:
         self.run_directory.mkdir(parents=True, exist_ok=True)
         self._ready_path.unlink(missing_ok=True)
+        self.trace_path.unlink(missing_ok=True)
         (self.run_directory / "plan.json").write_bytes(encode(self._document))
         sockets = {placed.worker: self._socket(placed.worker) for placed in self.placements}
         for placed in self.placements:

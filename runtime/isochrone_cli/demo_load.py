@@ -164,7 +164,7 @@ class DemoLoad:
         until = time.monotonic() + QUIET_TIMEOUT_S
         while time.monotonic() < until:
             state = httpx.get(f"{self._cell.admin_url}/admin/state").json()
-            if not state["requests"]:
+            if not state["admitted"]:
                 return
             time.sleep(0.05)
         message = f"the gateway still has requests under way after {QUIET_TIMEOUT_S:.0f} s"

@@ -16,8 +16,8 @@ from isochrone.plan import Explanation, Option, Plan, PlanReason, ServicePlan
 from isochrone.units import (
     format_bytes,
     format_duration,
-    format_money,
     format_percentile,
+    format_price,
     format_ratio,
 )
 
@@ -49,7 +49,7 @@ def _groups(plan: Plan) -> RenderableType:
     for group in plan.groups:
         variants = ", ".join(_short(variant) for variant in group.variants)
         table.add_row(group.id, group.pool, str(group.replicas), variants)
-    table.caption = f"the bill: ${format_money(plan.cost_uph)}/h, whole nodes"
+    table.caption = f"the bill: ${format_price(plan.cost_uph)}/h, whole nodes"
     table.caption_justify = "left"
     return table
 
@@ -71,14 +71,14 @@ def _service(planned: ServicePlan | None, explanation: Explanation) -> Renderabl
                 f"  promised  p{format_percentile(target.percentile_ppm)} ≤ "
                 f"{format_duration(target.latency_ns)}, accuracy ≥ "
                 f"{format_ratio(target.accuracy_floor_ppm)}, "
-                + (f"≤ ${format_money(budget)}/h" if budget is not None else "no budget of its own")
+                + (f"≤ ${format_price(budget)}/h" if budget is not None else "no budget of its own")
             )
         )
         parts.extend(
             Text(
                 f"  predicted p{format_percentile(target.percentile_ppm)} "
                 f"{format_duration(route.predicted_ns)}, accuracy "
-                f"{format_ratio(planned.accuracy_ppm)}, ${format_money(planned.cost_uph)}/h; "
+                f"{format_ratio(planned.accuracy_ppm)}, ${format_price(planned.cost_uph)}/h; "
                 f"holds up to {route.capacity_rps:.0f} requests/s with {route.lane_share:.2f} of an "
                 "executor's time at peak"
             )
@@ -92,7 +92,7 @@ def _service(planned: ServicePlan | None, explanation: Explanation) -> Renderabl
             Text(
                 f"  nearest feasible: {nearest.change}: {_short(nearest.option.variant)} on "
                 f"{nearest.option.replicas} × {nearest.option.pool}, "
-                f"${format_money(nearest.option.cost_uph)}/h"
+                f"${format_price(nearest.option.cost_uph)}/h"
             )
         )
     return Group(*parts)
@@ -119,11 +119,11 @@ def _options(explanation: Explanation) -> RenderableType:
 def _option_cells(option: Option) -> tuple[str, ...]:
     return (
         _short(option.variant),
-        f"{option.replicas} × {option.pool}",
-        f"batch ≤ {option.batch_size}",
-        format_duration(option.predicted_ns),
+        f"{option.replicas} × {option.pool}" if option.replicas else "–",
+        f"batch ≤ {option.batch_size}" if option.replicas else "–",
+        format_duration(option.predicted_ns) if option.replicas else "–",
         format_ratio(option.accuracy_ppm),
-        f"${format_money(option.cost_uph)}/h",
+        f"${format_price(option.cost_uph)}/h" if option.replicas else "–",
     )
 
 

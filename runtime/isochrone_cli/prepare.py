@@ -65,7 +65,9 @@ def unheeded(manifests: Manifests) -> tuple[str, ...]:
     for service in manifests.services:
         name, spec = f"service {service.metadata.name}", service.spec
         if spec.overload.policy is not OverloadPolicy.REJECT:
-            lines.append(f"{name}: overload.policy {spec.overload.policy.value} acts as Reject here")
+            lines.append(
+                f"{name}: overload.policy {spec.overload.policy.value} acts as Reject here"
+            )
         if spec.approval is not Approval.AUTOMATIC:
             lines.append(f"{name}: approval {spec.approval.value} acts as Automatic here")
         if spec.scaling.scale_to_zero_after is not None:

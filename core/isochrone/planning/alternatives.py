@@ -29,7 +29,7 @@ from isochrone.units import (
     ONE_PPM,
     Nanoseconds,
     format_duration,
-    format_money,
+    format_price,
     format_ratio,
 )
 
@@ -219,7 +219,7 @@ def _budget(problem: Problem, selection: Selection, service: Service) -> Iterato
             return
         objectives = replace(service.objectives, cost_budget_uph=option.cost_uph)
         change = (
-            f"budget ${format_money(option.cost_uph)}/h instead of ${format_money(budget_uph)}/h"
+            f"budget ${format_price(option.cost_uph)}/h instead of ${format_price(budget_uph)}/h"
         )
         relative_ppm = (option.cost_uph - budget_uph) * ONE_PPM // max(1, budget_uph)
         yield _step(
@@ -241,8 +241,8 @@ def _namespace(problem: Problem, selection: Selection, service: Service) -> Iter
         price_uph = problem.fleet.pool(one.pool).accelerator_price_uph
         needed_uph = spent + option.replicas * price_uph
         change = (
-            f"budget of namespace {service.namespace} ${format_money(needed_uph)}/h instead of "
-            f"${format_money(ceiling_uph)}/h"
+            f"budget of namespace {service.namespace} ${format_price(needed_uph)}/h instead of "
+            f"${format_price(ceiling_uph)}/h"
         )
         relative_ppm = max(0, needed_uph - ceiling_uph) * ONE_PPM // max(1, ceiling_uph)
         yield _step(service, option, relative_ppm=relative_ppm, change=change)

@@ -22,8 +22,8 @@ from isochrone.planning.selection import (
 from isochrone.planning.variation import added, fits, removed
 from isochrone.units import (
     format_duration,
-    format_money,
     format_percentile,
+    format_price,
     format_ratio,
 )
 
@@ -110,7 +110,7 @@ def _served(
     message = (
         f"{route.variant} on {group.pool} in batches of up to {route.batch_size}: "
         f"p{percentile} {format_duration(route.predicted_ns)}, "
-        f"accuracy {format_ratio(plan.accuracy_ppm)}, ${format_money(plan.cost_uph)}/h"
+        f"accuracy {format_ratio(plan.accuracy_ppm)}, ${format_price(plan.cost_uph)}/h"
     )
     return Explanation(
         service=plan.service,
@@ -195,15 +195,16 @@ def _verdict(
 
 def _compared(problem: Problem, choice: Choice, one: Candidate, more: int) -> str:
     if more > 0:
-        return f"costs ${format_money(more)}/h more in whole nodes"
+        return f"costs ${format_price(more)}/h more in whole nodes"
     if more < 0:
-        return f"costs ${format_money(-more)}/h less: too little to change what runs"
+        return f"costs ${format_price(-more)}/h less: too little to change what runs"
     if is_running(problem, choice):
         return "costs as much, and would change what runs"
     chosen = choice.candidate
     if one.merit_ppm < chosen.merit_ppm:
-        better = format_ratio(chosen.accuracy_ppm)
-        return f"costs as much, with accuracy {format_ratio(one.accuracy_ppm)}, not {better}"
+        better = format_ratio(chosen.accuracy_ppm, places=4)
+        worse = format_ratio(one.accuracy_ppm, places=4)
+        return f"costs as much, with accuracy {worse}, not {better}"
     return "costs as much, and is no more accurate"
 
 

@@ -25,7 +25,7 @@ from isochrone.planning.attainment import (
     shared_level,
 )
 from isochrone.planning.problem import Problem, may_use, meets_floor
-from isochrone.units import ONE_PPM, format_duration, format_money
+from isochrone.units import ONE_PPM, format_duration, format_price
 
 
 class ViolationKind(Enum):
@@ -209,7 +209,7 @@ def _carried(problem: Problem, group: Group, members: list[_Served]) -> Iterator
             cost = int(cost * max(lanes, held))
         budget = one.service.objectives.cost_budget_uph
         if budget is not None and cost > budget:
-            message = f"costs ${format_money(cost)}/h, the budget is ${format_money(budget)}/h"
+            message = f"costs ${format_price(cost)}/h, the budget is ${format_price(budget)}/h"
             yield _broken(ViolationKind.SERVICE_BUDGET, one.service.id, message)
 
 
@@ -265,8 +265,8 @@ def _money(problem: Problem, plan: Plan) -> Iterator[Violation]:
         )
         if spent > budget.cost_budget_uph:
             message = (
-                f"holds ${format_money(spent)}/h, the budget is "
-                f"${format_money(budget.cost_budget_uph)}/h"
+                f"holds ${format_price(spent)}/h, the budget is "
+                f"${format_price(budget.cost_budget_uph)}/h"
             )
             yield _broken(ViolationKind.NAMESPACE_BUDGET, budget.namespace, message)
     bill = 0
@@ -275,7 +275,7 @@ def _money(problem: Problem, plan: Plan) -> Iterator[Violation]:
         nodes = max(pool.nodes_min, -(-accelerators // pool.accelerators_per_node))
         bill += nodes * pool.node_price_uph
     if bill != plan.cost_uph:
-        message = f"states ${format_money(plan.cost_uph)}/h, its nodes cost ${format_money(bill)}/h"
+        message = f"states ${format_price(plan.cost_uph)}/h, its nodes cost ${format_price(bill)}/h"
         yield _broken(ViolationKind.BILL, f"revision {plan.revision}", message)
 
 

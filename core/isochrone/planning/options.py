@@ -40,8 +40,8 @@ from isochrone.units import (
     PartsPerMillion,
     format_bytes,
     format_duration,
-    format_money,
     format_percentile,
+    format_price,
     format_ratio,
 )
 
@@ -190,6 +190,15 @@ def _too_slow(
     return replace(rejection, stage=Stage.CAPACITY, why=why)
 
 
+def _beyond(problem: Problem, pool: Pool, *, replicas: int, limit: int) -> str:
+    """Return why ``replicas`` of ``pool`` are more than ``limit``: the pool's nodes, or a machine."""
+    for host in problem.fleet.hosts:
+        if pool.id in host.pools and host.cores < replicas * pool.cores:
+            needed = replicas * pool.cores
+            return f"needs {needed} cores for executors, {host.id} has {host.cores} for them"
+    return f"needs {replicas} accelerators of {pool.id}, there are at most {limit}"
+
+
 def _ceiling(
     problem: Problem,
     service: Service,
@@ -201,17 +210,17 @@ def _ceiling(
     """Return what forbids ``replicas`` dedicated workers even on an empty fleet."""
     limit = accelerators_limit(problem.fleet, pool)
     if replicas > limit:
-        why = f"needs {replicas} accelerators of {pool.id}, there are at most {limit}"
+        why = _beyond(problem, pool, replicas=replicas, limit=limit)
         return Stage.CAPACITY, why
     budget_uph = service.objectives.cost_budget_uph
     if budget_uph is not None and cost_uph > budget_uph:
-        why = f"costs ${format_money(cost_uph)}/h, the budget is ${format_money(budget_uph)}/h"
+        why = f"costs ${format_price(cost_uph)}/h, the budget is ${format_price(budget_uph)}/h"
         return Stage.COST, why
     ceiling_uph = namespace_budget(problem.demand, service.namespace)
     if ceiling_uph is not None and cost_uph > ceiling_uph:
         why = (
-            f"costs ${format_money(cost_uph)}/h, the budget of namespace {service.namespace} "
-            f"is ${format_money(ceiling_uph)}/h"
+            f"costs ${format_price(cost_uph)}/h, the budget of namespace {service.namespace} "
+            f"is ${format_price(ceiling_uph)}/h"
         )
         return Stage.COST, why
     return None, ""

@@ -19,7 +19,7 @@ from isochrone.planning.problem import (
     nodes_bill_uph,
 )
 from isochrone.planning.pruning import running_choice
-from isochrone.units import MicroDollarsPerHour, format_money
+from isochrone.units import MicroDollarsPerHour, format_price
 
 SharedKey = tuple[Namespace, PoolId]
 """A shared group: one per namespace and pool."""
@@ -144,8 +144,8 @@ def obstacle(problem: Problem, selection: Selection, added: Candidate, extra: in
         left_uph = ceiling_uph - taken.namespace_cost_uph(problem.fleet, namespace)
         if extra * pool.accelerator_price_uph > left_uph:
             return (
-                f"costs ${format_money(extra * pool.accelerator_price_uph)}/h, "
-                f"${format_money(left_uph)}/h is left in the budget of namespace {namespace}"
+                f"costs ${format_price(extra * pool.accelerator_price_uph)}/h, "
+                f"${format_price(left_uph)}/h is left in the budget of namespace {namespace}"
             )
     return ""
 

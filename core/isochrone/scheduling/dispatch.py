@@ -114,7 +114,7 @@ def _send(
         request.attempts += 1
         aim = min(aim, request.aim)
     action = cell.new_action()
-    execution = Execution(action, lane, queue, requests, median, expected, factor)
+    execution = Execution(action, lane, queue, requests, median, expected, factor, now)
     cell.under_way[action] = execution
     lane.send(execution, now)
     group = queue.group

@@ -29,6 +29,7 @@ class Execution(msgspec.Struct, gc=False, eq=False):
     median_ns: Nanoseconds
     expected_ns: Nanoseconds
     factor: float
+    sent_at: Instant
 
 
 class TransferKind(Enum):
@@ -71,6 +72,7 @@ class Lane:
         "group_id",
         "head_end",
         "joined_bytes",
+        "last_end",
         "memory_bytes",
         "pool",
         "resident",
@@ -107,6 +109,8 @@ class Lane:
         self.executions: list[Execution] = []
         self.head_end: Instant = 0
         self.free_at: Instant = 0
+        self.last_end: Instant = 0
+        """When it last ended something, by its own stamp."""
         self.squares = 0.0
         """Σ of squared expected times of the executions: what their joint error grows with."""
         self.transfer: Transfer | None = None
@@ -136,6 +140,16 @@ class Lane:
             self.head_end = self.free_at = now + execution.expected_ns
         self.executions.append(execution)
         self.squares += float(execution.expected_ns) ** 2
+
+    def taken_ns(self, execution: Execution, begin: Instant, end: Instant) -> Nanoseconds:
+        """Return the lane time that ``execution`` took, from its stamps.
+
+        What waited at the worker's door also took the pause before it: its inputs are received
+        after the execution before it has ended, and a backlog pays for that every time.
+        """
+        if self.last_end and execution.sent_at <= self.last_end <= begin:
+            return end - self.last_end
+        return end - begin
 
     def settle(self, execution: Execution, end: Instant, now: Instant) -> None:
         """Note that ``execution`` is over since ``end``; what is behind it starts then."""

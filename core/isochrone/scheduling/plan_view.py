@@ -10,7 +10,7 @@ from isochrone.catalog import AccuracyMetric, Catalog, Profile, Variant
 from isochrone.errors import ManifestError
 from isochrone.ids import GroupId, PoolId, ServiceId, VariantId
 from isochrone.plan import Group, Plan, Route, ServicePlan
-from isochrone.scheduling.batching.costs import BatchCosts
+from isochrone.scheduling.batching.costs import BLOCKED_BATCHES, BatchCosts
 from isochrone.scheduling.estimates import seed_sigma
 from isochrone.scheduling.settings import Settings
 from isochrone.units import Bytes, Nanoseconds, PartsPerMillion
@@ -105,22 +105,39 @@ def view_plan(plan: Plan, catalog: Catalog, settings: Settings) -> PlanView:
     """
     variants = {variant.id: variant for variant in catalog.variants}
     groups = {group.id: group for group in plan.groups}
+    tightest = _tightest_targets(plan)
     return PlanView(
         revision=plan.revision,
         services={
-            service.service: _view_service(service, groups, variants, settings)
+            service.service: _view_service(service, groups, variants, tightest, settings)
             for service in plan.services
         },
         groups={group.id: _view_group(group, variants) for group in plan.groups},
     )
 
 
+def _tightest_targets(plan: Plan) -> dict[GroupId, Nanoseconds]:
+    """Return the least latency target among the services of each group."""
+    tightest: dict[GroupId, Nanoseconds] = {}
+    for service in plan.services:
+        target_ns = service.objectives.latency_ns
+        for route in service.routes:
+            tightest[route.group] = min(tightest.get(route.group, target_ns), target_ns)
+    return tightest
+
+
 def _view_service(
     service: ServicePlan,
     groups: dict[GroupId, Group],
     variants: dict[VariantId, Variant],
+    tightest: dict[GroupId, Nanoseconds],
     settings: Settings,
 ) -> ServiceView:
+    """Return ``service`` with the batch sizes that each route may use.
+
+    Those up to the planned one, and above it those that nobody on the group's workers can mind:
+    twice their time fits the tightest target. They form under backlog alone, and raise throughput.
+    """
     target_ns = service.objectives.latency_ns
     drafts: list[tuple[Route, Variant, BatchCosts]] = []
     for route in sorted(service.routes, key=lambda route: (route.variant, route.group)):
@@ -131,10 +148,12 @@ def _view_service(
                 f"{route.group}, which the plan does not have there"
             )
         variant, profile = _profiled(route.variant, group.pool, variants)
+        harmless_ns = (tightest[route.group] - settings.reply_overhead_ns) // BLOCKED_BATCHES
         times = {
             batch.size: max(1, batch.p50_ns)
             for batch in profile.batches
-            if batch.size <= route.batch_size and batch.size in variant.batch_sizes
+            if batch.size in variant.batch_sizes
+            and (batch.size <= route.batch_size or batch.p50_ns <= harmless_ns)
         }
         if not times:
             raise ManifestError(

@@ -142,7 +142,10 @@ class Scheduler:
         self, doing: Execution, event: ActionFinished, now: Instant, actions: list[Action]
     ) -> None:
         lane = doing.lane
-        taken_ns = event.end - event.begin if event.end > event.begin else event.duration_ns
+        taken_ns = event.duration_ns
+        if event.end > event.begin:
+            taken_ns = lane.taken_ns(doing, event.begin, event.end)
+            lane.last_end = event.end
         if taken_ns > 0:
             ratio = min(max(taken_ns / doing.median_ns, SPEED_RATIO_MIN), SPEED_RATIO_MAX)
             lane.speed.observe(ratio, predicted=doing.factor)

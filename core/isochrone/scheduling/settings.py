@@ -18,7 +18,7 @@ class Settings:
     outstanding_max: int = 2
     """Infers that a worker holds at once: one runs, the next waits at its door."""
 
-    dispatch_ahead_ns: Nanoseconds = 1 * MILLISECOND
+    dispatch_ahead_ns: Nanoseconds = 5 * MILLISECOND
     """How long before a busy worker is free its next batch is sent.
 
     Long enough to hide the round trip of a 0.1 ms model (tens of microseconds, and the odd late
@@ -29,7 +29,7 @@ class Settings:
     """An Infer may always start this long after its predicted start (Clockwork's schedule_ahead):
     a small misprediction shall not cost a batch that could still be on time."""
 
-    margin_z: float = 2.33
+    margin_z: float = 4.0
     """Standard deviations of error that admission leaves room for: the normal 99 % quantile, so
     that the margin of one execution on a new worker is its profile's own p99."""
 
