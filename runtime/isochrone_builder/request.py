@@ -89,7 +89,7 @@ class ProfileBudget:
     ends when the pool has the executions that its p99.9 needs, or after ``tail_ns``.
     """
 
-    runs_min: int = 30
+    runs_min: int = 20
     runs_max: int = 2_000
-    cell_ns: Nanoseconds = 2_500 * MILLISECOND
-    tail_ns: Nanoseconds = 90 * SECOND
+    cell_ns: Nanoseconds = 1_500 * MILLISECOND
+    tail_ns: Nanoseconds = 60 * SECOND

@@ -18,7 +18,7 @@ TRACKED = subprocess.run(
     ["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True
 ).stdout.splitlines()
 
-LINES_MAX = 420
+LINES_MAX = 440
 """Small enough to read at a sitting."""
 
 

@@ -51,8 +51,9 @@ def test_more_rows_than_the_routes_batch_have_no_route(lab: SimpleNamespace) -> 
     assert world.outcome(number) == ON_TIME
 
 
-def test_the_routes_batch_size_is_a_cap(lab: SimpleNamespace) -> None:
-    net = lab.variant(times_ms={1: 1.0, 2: 1.5, 4: 2.0})
+def test_the_routes_batch_size_is_a_cap_for_what_others_would_mind(lab: SimpleNamespace) -> None:
+    # Twice 60 ms does not fit the target of 100 ms.
+    net = lab.variant(times_ms={1: 10.0, 2: 15.0, 4: 60.0})
     world = lab.World()
     world.plan([lab.service("s", lab.route(net, batch_size=2))], [lab.group("g", [net])], [net])
     world.join(resident=[net])
@@ -61,6 +62,19 @@ def test_the_routes_batch_size_is_a_cap(lab: SimpleNamespace) -> None:
         world.arrive()
     world.run()
     assert max(infer.batch_size for infer in world.infers()) == 2
+
+
+def test_a_backlog_forms_larger_batches_than_planned_where_nobody_minds(
+    lab: SimpleNamespace,
+) -> None:
+    net = lab.variant(times_ms={1: 1.0, 2: 1.5, 4: 2.0})
+    world = lab.World()
+    world.plan([lab.service("s", lab.route(net, batch_size=1))], [lab.group("g", [net])], [net])
+    world.join(resident=[net])
+    for _ in range(9):
+        world.arrive()
+    world.run()
+    assert max(infer.batch_size for infer in world.infers()) == 4
 
 
 def test_before_weights_are_loaded_the_client_is_told_when_to_return(lab: SimpleNamespace) -> None:

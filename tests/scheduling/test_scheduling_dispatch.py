@@ -25,7 +25,7 @@ def test_the_next_batch_is_sent_just_before_the_worker_is_free(lab: SimpleNamesp
     world.arrive()
     world.at(3 * MS, world.arrive)
     world.run()
-    assert [infer.earliest for infer in world.infers()] == [0, 9 * MS]
+    assert [infer.earliest for infer in world.infers()] == [0, 5 * MS]
 
 
 def test_a_short_model_has_two_infers_outstanding_and_no_more(lab: SimpleNamespace) -> None:

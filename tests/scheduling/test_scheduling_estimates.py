@@ -3,6 +3,7 @@
 import random
 from types import SimpleNamespace
 
+from isochrone.ids import GroupId, PoolId, WorkerId
 from isochrone.scheduling import Outcome, Reason, Settings
 from isochrone.scheduling.estimates import SpeedEstimate, seed_sigma
 
@@ -49,8 +50,25 @@ def test_idleness_returns_to_the_profile_by_halves() -> None:
     assert speed.factor == 2.0
 
 
-def test_the_margin_of_one_execution_is_at_first_the_profiles_p99() -> None:
-    assert abs(1 + SETTINGS.margin_z * seed_sigma(100, 160) - 1.6) < 0.002
+def test_the_margin_of_one_execution_is_at_first_no_less_than_the_profiles_p99() -> None:
+    assert abs(1 + 2.326 * seed_sigma(100, 160) - 1.6) < 0.002
+    assert SETTINGS.margin_z >= 2.326
+
+
+def test_what_waited_at_the_door_also_took_the_pause_before_it() -> None:
+    lane = Lane(
+        worker=WorkerId("w"),
+        group_id=GroupId("g"),
+        group=None,  # type: ignore[arg-type]  # stamps need no group
+        pool=PoolId("p"),
+        memory_bytes=0,
+        speed=estimate(sigma=0.1),
+    )
+    lane.last_end = 1_000
+    waited = Execution(0, lane, None, [], 1, 1, 1.0, 900)  # type: ignore[arg-type]
+    fresh = Execution(1, lane, None, [], 1, 1, 1.0, 1_500)  # type: ignore[arg-type]
+    assert lane.taken_ns(waited, begin=1_200, end=2_000) == 1_000
+    assert lane.taken_ns(fresh, begin=1_700, end=2_000) == 300
 
 
 def test_only_slower_than_predicted_counts_as_error() -> None:

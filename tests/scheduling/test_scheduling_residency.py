@@ -109,8 +109,8 @@ def test_the_same_plan_again_changes_nothing(lab: SimpleNamespace) -> None:
 
 
 def test_what_a_smaller_batch_cap_rules_out_fails_as_draining(lab: SimpleNamespace) -> None:
-    net = lab.variant(times_ms={1: 10.0, 4: 12.0})
-    world = lab.simple(times_ms={1: 10.0, 4: 12.0})
+    net = lab.variant(times_ms={1: 10.0, 4: 60.0})
+    world = lab.simple(times_ms={1: 10.0, 4: 60.0})
     world.arrive()
     wide = world.arrive(rows=4)
     world.plan(
