@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from isochrone.ids import GroupId, PoolId, WorkerId
 from isochrone.scheduling import Outcome, Reason, Settings
 from isochrone.scheduling.estimates import SpeedEstimate, seed_sigma
+from isochrone.scheduling.lanes import Execution, Lane
 
 MS = 1_000_000
 SECOND = 1000 * MS
