@@ -23,6 +23,8 @@ setup: $(VENV)/.installed ## Make the virtual environment (the other targets do 
 # managed"), and uv the rest: seconds where pip takes minutes.
 $(UV): constraints.txt
 	@echo "set-up: uv"
+	@$(PYTHON) -m pip --version >/dev/null 2>&1 || { echo "$(PYTHON) has no pip: apt-get install" \
+	  "python3-pip, or leave the active virtual environment, or give make PYTHON=…" >&2; exit 2; }
 	@rm -rf build/tools/uv
 	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-warn-script-location \
 	  --root-user-action=ignore --target build/tools/uv --constraint constraints.txt uv
