@@ -130,23 +130,23 @@ def objective_of(document: PlanDocument, service: str) -> Nanoseconds | None:
     return planned.objectives.latency_ns if planned else None
 
 
-def conforming(arrivals: Iterable[Instant], load: Load) -> int:
-    """Return how many of the ascending ``arrivals`` lie within the declared peak rate and burst.
+def conforming(arrivals: Iterable[Instant], load: Load) -> list[bool]:
+    """Return for each of the ascending ``arrivals`` if the declared peak rate and burst cover it.
 
     A bucket of ``burst`` + 1 tokens that fills at ``peak_rate_rps``; an arrival without a token is
     beyond what was declared.
     """
     tokens = depth = load.burst + 1.0
     latest: Instant | None = None
-    count = 0
+    within: list[bool] = []
     for at in arrivals:
         if latest is not None:
             tokens = min(depth, tokens + (at - latest) * load.peak_rate_rps / SECOND)
         latest = at
-        if tokens >= 1:
+        within.append(tokens >= 1)
+        if within[-1]:
             tokens -= 1
-            count += 1
-    return count
+    return within
 
 
 def _phase(
@@ -212,7 +212,13 @@ def _service(
     valid = len(mine) - count[Outcome.INVALID]
     refused = [it for it, outcome in ended if outcome is Outcome.REFUSED]
     load = evidence.declared.get(service)
-    within = conforming((it.scheduled for it in mine), load) if load else valid
+    counted = [(it, outcome) for it, outcome in ended if outcome is not Outcome.INVALID]
+    covered = conforming((it.scheduled for it, _ in counted), load) if load else [True] * valid
+    kept = sum(
+        outcome is Outcome.ON_TIME
+        for (_, outcome), within in zip(counted, covered, strict=True)
+        if within
+    )
     return {
         "service": service,
         "objective_ms": None if target_ns is None else target_ns / MILLISECOND,
@@ -226,8 +232,8 @@ def _service(
         "invalid": count[Outcome.INVALID],
         "unsent": sum(it.target == service and it.status == UNSENT for it in sent),
         "on_time_share": _ratio(count[Outcome.ON_TIME], valid),
-        "arrivals_within_declared": min(within, valid),
-        "attainment": _capped(_ratio(count[Outcome.ON_TIME], min(within, valid))),
+        "arrivals_within_declared": sum(covered),
+        "attainment": _ratio(kept, sum(covered)),
         "goodput_rps": count[Outcome.ON_TIME] / ((window.end - window.counted_from) / SECOND),
         "late_share_of_accepted": _ratio(late, valid - count[Outcome.REFUSED]),
         "late_share_upper_95": upper_bound(late, valid - count[Outcome.REFUSED]),
@@ -359,8 +365,3 @@ def _tally(names: Iterable[str]) -> dict[str, int]:
 
 def _ratio(part: int, whole: int) -> float | None:
     return part / whole if whole else None
-
-
-def _capped(ratio: float | None) -> float | None:
-    # More than what was declared may be answered on time; more than the promise is not a thing.
-    return None if ratio is None else min(1.0, ratio)

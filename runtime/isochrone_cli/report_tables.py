@@ -6,6 +6,7 @@ Called by ``demo`` and ``bench`` with what ``report.make_report`` returned; ``co
 from collections.abc import Sequence
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
@@ -59,12 +60,12 @@ def service_table(report: dict[str, Any]) -> Table:
             refusal = service["gateway"]["time_to_refuse_ms"]
             table.add_row(
                 _name(phase),
-                service["service"],
+                _short(service["service"]),
                 str(service["arrivals"]),
                 f"{service['on_time']} ({_share(service['on_time_share'])})",
                 _share(service["attainment"]),
                 str(service["late"]),
-                str(service["refused"]),
+                _refusals(service["refused_by_reason"]),
                 str(service["failed"]),
                 _number(latency["p50"]),
                 _number(latency["p99"]),
@@ -106,11 +107,11 @@ def promise_table(report: dict[str, Any]) -> Table:
     for accuracy in report["accuracy"]:
         cost = costs[accuracy["service"]]
         variants = ", ".join(
-            f"{it['variant'].rpartition('/')[2]} {_share(it['share'], places=0)}"
+            f"{_short(it['variant'])} {_share(it['share'], places=0)}"
             for it in accuracy["variants"]
         )
         table.add_row(
-            accuracy["service"],
+            _short(accuracy["service"]),
             _number(accuracy["floor"], places=4),
             _verdict(_number(accuracy["worst"], places=4), holds=accuracy["holds"]),
             variants or NONE,
@@ -122,11 +123,26 @@ def promise_table(report: dict[str, Any]) -> Table:
 
 
 def _table(title: str, names: Sequence[str], more: Sequence[str]) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", caption_justify="left")
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1),
+    )
     for name in (*names, *more):
         textual = name in {"phase", "service", "variants"}
         table.add_column(name, justify="left" if textual else "right", overflow="fold")
     return table
+
+
+def _short(identity: str) -> str:
+    return identity.rpartition("/")[2]
+
+
+def _refusals(by_reason: dict[str, int]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in by_reason.items()) or "0"
 
 
 def _figures(repeated: dict[str, Any]) -> list[dict[str, Any] | None]:

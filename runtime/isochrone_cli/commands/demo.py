@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from rich.console import Console
@@ -22,7 +22,7 @@ from isochrone_cli.demo_load import DemoLoad
 from isochrone_cli.figures import write_figure
 from isochrone_cli.inputs import read_manifests
 from isochrone_cli.machine import Machine, look
-from isochrone_cli.photo import classify, photo_rows
+from isochrone_cli.photo import Tag, classify, photo_rows
 from isochrone_cli.plan_view import show_plan, show_variants
 from isochrone_cli.prepare import Prepared, prepare, require_routes
 from isochrone_cli.report import Evidence, make_report, read_trace
@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
         cell.wait_until_ready(say)
         _say_who_runs(cell, machine, say)
         _heading(console, "5", "a real photograph")
-        _ask(cell, prepared, say)
+        tags = _ask(cell, prepared, say)
         _heading(console, "6", "open-loop Poisson load from a process of its own")
         load = DemoLoad(cell, prepared, machine=machine, folder=options.out, seed=options.seed)
         evidence_runs = [
@@ -83,7 +83,14 @@ def run(options: argparse.Namespace) -> int:
         probes=load.probes,
         declared={ServiceId(service.id): service.load for service in prepared.demand.services},
     )
-    return _report(evidence, options.out, console)
+    report = {
+        "machine": msgspec.to_builtins(machine),
+        "variants": msgspec.to_builtins(prepared.catalog.variants),
+        "plan": msgspec.to_builtins(prepared.document.plan),
+        "photograph": msgspec.to_builtins(tags),
+        **make_report(evidence),
+    }
+    return _write(report, evidence, options.out, console)
 
 
 def _make_models(say: Say) -> None:
@@ -113,18 +120,19 @@ def _say_who_runs(cell: Cell, machine: Machine, say: Say) -> None:
         say(f"  executor {placed.worker} ({placed.pool.id}) on core {cores}")
 
 
-def _ask(cell: Cell, prepared: Prepared, say: Say) -> None:
+def _ask(cell: Cell, prepared: Prepared, say: Say) -> dict[str, Tag]:
     row = photo_rows(SIDE)
+    tags: dict[str, Tag] = {}
     for planned in prepared.document.plan.services:
         _, name = split_qualified(planned.service)
-        tag = classify(cell.url, name, row, SIDE)
+        tag = tags[name] = classify(cell.url, name, row, SIDE)
         say(f"  {name}: {tag.label} ({tag.probability:.0%}), by {tag.variant} in "
             f"{tag.milliseconds:.0f} ms")  # fmt: skip
+    return tags
 
 
-def _report(evidence: Evidence, out: Path, console: Console) -> int:
+def _write(report: dict[str, Any], evidence: Evidence, out: Path, console: Console) -> int:
     _heading(console, "7", "the report")
-    report = make_report(evidence)
     (out / "report.json").write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=1))
     write_figure(evidence, report, out / "report.png", title="Isochrone: make demo")
     for shown in report_tables(report):
