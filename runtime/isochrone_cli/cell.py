@@ -28,6 +28,9 @@ READY_TIMEOUT_S: Final = 120.0
 
 POLL_S: Final = 0.05
 
+ADMIN_HOST: Final = "127.0.0.1"
+"""Metrics, state and probes stay on this machine, wherever requests are taken from."""
+
 SOCKET_PATH_MAX: Final = 100
 """Bytes that a Unix socket's path may have (the kernel's limit is 108)."""
 
@@ -90,6 +93,13 @@ class Cell:
         self._addresses: dict[str, Any] = {}
 
     @property
+    def is_reachable(self) -> bool:
+        """Whether the gateway has said where it listens; ``url`` and ``admin_url`` need that."""
+        if not self._addresses and self._ready_path.exists():
+            self._addresses = msgspec.json.decode(self._ready_path.read_bytes())
+        return bool(self._addresses)
+
+    @property
     def url(self) -> str:
         """Where requests go."""
         return f"http://{self._host}:{self._addresses['port']}"
@@ -97,7 +107,7 @@ class Cell:
     @property
     def admin_url(self) -> str:
         """Where metrics, state and probes are."""
-        return f"http://{self._host}:{self._addresses['admin_port']}"
+        return f"http://{ADMIN_HOST}:{self._addresses['admin_port']}"
 
     @property
     def children(self) -> list[Child]:
@@ -132,6 +142,10 @@ class Cell:
             if not child.running:
                 code = child.process.returncode if child.process else None
                 notice(f"{child.name} ended with status {code}; starting it again")
+                if child is self._gateway:
+                    # It may come back on other ports.
+                    self._ready_path.unlink(missing_ok=True)
+                    self._addresses = {}
                 child.start()
 
     def wait_until_ready(self, notice: Callable[[str], None]) -> None:
@@ -147,10 +161,8 @@ class Cell:
         raise SetupError(message)
 
     def _answers_ready(self) -> bool:
-        if not self._addresses:
-            if not self._ready_path.exists():
-                return False
-            self._addresses = msgspec.json.decode(self._ready_path.read_bytes())
+        if not self.is_reachable:
+            return False
         try:
             return httpx.get(f"{self.admin_url}/readyz", timeout=2.0).is_success
         except httpx.TransportError:
@@ -204,7 +216,7 @@ class Cell:
             "name": "local",
             "epoch": 1,
             "listen": {"host": self._host, "port": self._port},
-            "admin": {"host": self._host, "port": 0},
+            "admin": {"host": ADMIN_HOST, "port": 0},
             "plan_path": str((self.run_directory / "plan.json").absolute()),
             "ready_path": str(self._ready_path.absolute()),
             "trace_path": str(self.trace_path.absolute()),

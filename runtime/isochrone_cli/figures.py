@@ -1,6 +1,6 @@
 """``report.png``: when each request ended and how, phase by phase.
 
-Called by ``demo`` and ``bench``, with the evidence that the report was made of. One column per
+Called by ``demo``, with the evidence that the report was made of. One column per
 phase: above, the latency of every accepted request against its deadline; below, the outcomes of
 each second of arrivals, stacked.
 """

@@ -48,7 +48,11 @@ def _files(paths: Sequence[str]) -> list[str]:
 
 def _read(path: str) -> Source:
     if path == STANDARD_INPUT:
-        return Source(path="(standard input)", text=sys.stdin.read(FILE_BYTES_MAX))
+        text = sys.stdin.read(FILE_BYTES_MAX + 1)
+        if len(text) > FILE_BYTES_MAX:
+            message = f"standard input: longer than {FILE_BYTES_MAX}, the limit for manifests"
+            raise ManifestError(message)
+        return Source(path="(standard input)", text=text)
     file = Path(path)
     if file.stat().st_size > FILE_BYTES_MAX:
         message = f"{path}: larger than {FILE_BYTES_MAX} bytes, the limit for a manifest"

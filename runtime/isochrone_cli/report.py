@@ -1,6 +1,6 @@
 """The report of a run: from records to figures, by the definitions that they all follow.
 
-Called by ``demo`` and ``bench`` with the gateway's trace, the load client's results and the plan.
+Called by ``demo`` with the gateway's trace, the load client's results and the plan.
 It returns plain values for ``report.json``; ``report_tables`` and ``figures`` show them. Times are
 in milliseconds there, money in dollars per hour. The client's and the gateway's view stand side by
 side: the client counts from the *scheduled* send to the last byte read, the gateway from the first

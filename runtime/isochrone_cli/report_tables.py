@@ -1,6 +1,6 @@
 """The report as tables for a terminal.
 
-Called by ``demo`` and ``bench`` with what ``report.make_report`` returned; ``console`` prints them.
+Called by ``demo`` with what ``report.make_report`` returned; ``console`` prints them.
 """
 
 from collections.abc import Sequence

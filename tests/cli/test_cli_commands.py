@@ -1,10 +1,12 @@
 """The command line as a person meets it: commands, exit statuses, exact complaints."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from isochrone.api.manifests import Source, load
 from isochrone.demand import Isolation
@@ -33,14 +35,14 @@ POOL = Pool(
 )
 
 
-def isochrone(*arguments: str) -> subprocess.CompletedProcess[str]:
+def isochrone(*arguments: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "isochrone_cli.main", *arguments],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=timeout_s,
     )
 
 
@@ -175,3 +177,49 @@ def test_what_local_mode_cannot_carry_out_is_said() -> None:
         "scaling.scaleToZeroAfter has no effect here",
         "podTemplate has no effect without pods",
     ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["json", "yaml"])
+def test_a_plan_is_printed_as_objects_that_load_again(form: str) -> None:
+    subprocess.run([sys.executable, "examples/digits/make_models.py"], cwd=ROOT, check=True)
+    ended = isochrone("plan", "-f", "examples/digits", "-o", form, timeout_s=500)
+    assert ended.returncode == 0, ended.stderr
+    (listed,) = (
+        json.loads(ended.stdout)["items"] if form == "json" else [yaml.safe_load(ended.stdout)]
+    )
+    declared = (ROOT / "examples/digits/digits.yaml").read_text(encoding="utf-8")
+
+    plans = load(
+        [
+            Source(path="plan", text=yaml.safe_dump(listed)),
+            Source(path="declared", text=declared),
+        ]
+    ).plans
+
+    assert [it.namespace for it in plans] == ["digits"]
+    assert listed["spec"]["explanation"][0]["reason"] == "Feasible"
+
+
+@pytest.mark.slow
+def test_a_plan_that_cannot_be_met_ends_with_status_1_and_says_why(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "examples/digits/make_models.py"], cwd=ROOT, check=True)
+    text = (ROOT / "examples/digits/digits.yaml").read_text(encoding="utf-8")
+    strict = tmp_path / "strict.yaml"
+    strict.write_text(text.replace('accuracyFloor: "0.90"', 'accuracyFloor: "0.999"'), "utf-8")
+
+    ended = isochrone("plan", "-f", str(strict), timeout_s=500)
+
+    assert ended.returncode == 1, ended.stderr
+    assert "InfeasibleAccuracy" in ended.stdout
+    assert "is below the floor" in ended.stdout
+    assert "nearest feasible" in ended.stdout
+
+
+def test_emptying_a_store_leaves_what_is_not_the_stores(tmp_path: Path) -> None:
+    (tmp_path / "variants" / "abc").mkdir(parents=True)
+    (tmp_path / "thesis.txt").write_text("mine", encoding="utf-8")
+
+    assert isochrone("store", "--store", str(tmp_path), "--empty").returncode == 0
+
+    assert [it.name for it in tmp_path.iterdir()] == ["thesis.txt"]

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, wait_for  # type: ignore[import-not-found]
+from local_cell import ROOT, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 
@@ -64,6 +64,10 @@ def test_the_demo_does_what_the_readme_says() -> None:
             assert sum(service[end] for end in ends) == service["arrivals"]
             assert service["failed"] == 0
             assert service["on_time"] > 0
+    assert all(it["holds"] for it in report["accuracy"])
+    assert all(it["holds"] for it in report["cost"]["services"])
+    assert len(report["variants"]) >= 12
+    assert all(len(it["profiles"]) == 2 for it in report["variants"])
     assert above["load_multiple"] > 2 * below["load_multiple"]
     assert sum(it["refused"] for it in above["services"]) > 0
     assert {it["service"] for it in report["accuracy"]} >= {"photos/fast-tags"}

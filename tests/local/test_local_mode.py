@@ -4,15 +4,21 @@ import os
 import signal
 import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
-from conftest import ROOT, Local, is_ready, wait_for  # type: ignore[import-not-found]
+from local_cell import ROOT, Local, is_ready, wait_for
 from safetensors.numpy import load_file
 
+from isochrone.trace import RequestRecord
+from isochrone_cli.report import read_trace
+
 pytestmark = pytest.mark.slow
+
+CLIENTS = 8
 
 
 def infer(local: Local, image: bytes, timeout_s: float = 10) -> httpx.Response:
@@ -73,26 +79,51 @@ def test_a_killed_executor_under_load_hangs_nobody_and_comes_back(up: Local) -> 
         if b"isochrone_executor" in Path(f"/proc/{pid}/cmdline").read_bytes()
     )
     statuses: Counter[int] = Counter()
-    sent = 0
     stop = threading.Event()
 
-    def ask() -> None:
-        nonlocal sent
+    def ask() -> int:
+        sent = 0
         while not stop.is_set():
+            status = infer(up, bytes(64), timeout_s=20).status_code
             sent += 1
-            statuses[infer(up, bytes(64), timeout_s=20).status_code] += 1
+            with lock:
+                statuses[status] += 1
+        return sent
 
-    client = threading.Thread(target=ask)
-    client.start()
-    wait_for(lambda: statuses[200] > 20, "requests are served")
-    os.kill(executor, signal.SIGKILL)
-    wait_for(lambda: gone([executor]), "the executor is dead")
-    served = statuses[200]
-    wait_for(lambda: is_ready(up), "the executor is back", 120)
-    wait_for(lambda: statuses[200] > served + 20, "requests are served again")
-    stop.set()
-    client.join(timeout=30)
+    lock = threading.Lock()
+    with ThreadPoolExecutor(max_workers=CLIENTS) as pool:
+        clients = [pool.submit(ask) for _ in range(CLIENTS)]
+        try:
+            wait_for(lambda: statuses[200] > 50, "requests are served")
+            os.kill(executor, signal.SIGKILL)
+            wait_for(lambda: gone([executor]), "the executor is dead")
+            served = statuses[200]
+            wait_for(lambda: is_ready(up), "the executor is back", 120)
+            wait_for(lambda: statuses[200] > served + 50, "requests are served again")
+        finally:
+            stop.set()
+        sent = sum(client.result(timeout=30) for client in clients)
 
-    assert not client.is_alive()
     assert sum(statuses.values()) == sent
     assert set(statuses) <= {200, 500, 503, 504}
+    records = [
+        it for it in read_trace(up.run_directory / "trace.jsonl") if isinstance(it, RequestRecord)
+    ]
+    assert len({it.request for it in records}) == len(records)
+
+
+def test_a_killed_gateway_comes_back(up: Local) -> None:
+    gateway = up.ports["pid"]
+    os.kill(gateway, signal.SIGKILL)
+    wait_for(lambda: gone([gateway]), "the gateway is dead")
+
+    wait_for(lambda: is_back(up, gateway), "another gateway serves", 120)
+
+    assert infer(up, bytes(64)).status_code == 200
+
+
+def is_back(local: Local, before: int) -> bool:
+    try:
+        return local.ports["pid"] != before and is_ready(local)
+    except FileNotFoundError:
+        return False

@@ -1,6 +1,6 @@
 """``isochrone demo``: the whole of it on this machine, with real models and real load.
 
-Seven steps, each said on the terminal: models, profiles, plan, processes, a photograph, load at
+Seven steps, said on the terminal: models, profiles, plan, processes, a photograph, load at
 0.7 × and 3 × saturation, report. Run it in a clone: it needs ``examples/photo-tags``.
 """
 
@@ -31,6 +31,7 @@ from isochrone_cli.store import add_store_argument
 
 EXAMPLE: Final = Path("examples/photo-tags")
 PHASES: Final = ((0.7, "0.7 × saturation"), (3.0, "3 × saturation"))
+SECONDS_MIN, SECONDS_MAX = 1.0, 3600.0
 SIDE: Final = 260
 """Pixels along each side of the example's images."""
 
@@ -39,14 +40,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     parser.add_argument("--out", metavar="DIR", type=Path, default=Path("build/demo"),
                         help="where the report goes (%(default)s)")  # fmt: skip
-    parser.add_argument("--seconds", type=float, default=30.0,
+    parser.add_argument("--seconds", type=_seconds, default=30.0,
                         help="length of each phase of load (%(default)s)")  # fmt: skip
     parser.add_argument("--seed", type=int, default=1, help="of the arrivals (%(default)s)")
     add_store_argument(parser)
 
 
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not SECONDS_MIN <= seconds <= SECONDS_MAX:
+        message = f"give {SECONDS_MIN:g} to {SECONDS_MAX:g} seconds"
+        raise argparse.ArgumentTypeError(message)
+    return seconds
+
+
 def run(options: argparse.Namespace) -> int:
-    """Run the demo; status 1 when what was promised did not hold."""
+    """Run the demo. Its figures are its answer: the status says only that it could be run."""
     console = output()
     say = sayer(console)
     machine = look()
@@ -139,7 +148,7 @@ def _write(report: dict[str, Any], evidence: Evidence, out: Path, console: Conso
         console.print(shown)
         console.print()
     console.print(f"{out / 'report.json'}, {out / 'report.png'}")
-    return 1 if report["void"] else 0
+    return 0
 
 
 def _heading(console: Console, number: str, text: str) -> None:

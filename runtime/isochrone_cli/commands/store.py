@@ -3,10 +3,14 @@
 import argparse
 import shutil
 from pathlib import Path
+from typing import Final
 
 from isochrone.units import format_bytes
 from isochrone_cli.console import output
 from isochrone_cli.store import add_store_argument
+
+PARTS: Final = ("variants", "records", "staging")
+"""What a store is made of. Nothing else is removed, whatever folder ``--store`` names."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,9 +22,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print the store's place and size, or empty it."""
     store: Path = options.store
-    size = sum(file.stat().st_size for file in store.rglob("*") if file.is_file())
+    size = sum(
+        file.stat().st_size
+        for name in PARTS
+        for file in (store / name).rglob("*")
+        if file.is_file()
+    )
     if options.empty:
-        shutil.rmtree(store, ignore_errors=False) if store.exists() else None
+        for name in PARTS:
+            shutil.rmtree(store / name, ignore_errors=True)
         output().print(f"{store}: removed {format_bytes(size)}")
         return 0
     variants = store / "variants"

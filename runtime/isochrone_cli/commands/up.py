@@ -64,12 +64,16 @@ def _serve(options: argparse.Namespace, run_directory: Path) -> int:
         for service in prepared.document.plan.services:
             _, name = split_qualified(service.service)
             console.print(f"serving {cell.url}/v2/models/{name}/infer", soft_wrap=True)
-        console.print(f"metrics {cell.admin_url}/metrics", soft_wrap=True)
+        admin_url = cell.admin_url
+        console.print(f"metrics {admin_url}/metrics", soft_wrap=True)
         console.print("Ctrl-C stops everything.")
         try:
             while True:
                 time.sleep(WATCH_S)
                 cell.revive(say)
+                if cell.is_reachable and cell.admin_url != admin_url:
+                    admin_url = cell.admin_url
+                    say(f"serving {cell.url} again; metrics {admin_url}/metrics")
         except KeyboardInterrupt:
             say("stopping")
     return 0

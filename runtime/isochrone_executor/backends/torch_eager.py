@@ -36,7 +36,19 @@ WARM_UP_RUNS: Final = 2
 """The first run picks oneDNN kernels and grows the allocator; the second finds both settled."""
 
 _ATEN_OPERATOR: Final = re.compile(r"aten\.([A-Za-z_][A-Za-z0-9_]*)\.([A-Za-z0-9_]+)")
-_REFUSED_OPERATORS: Final = frozenset({"from_file", "set_", "set_data", "resize_"})
+_REFUSED_OPERATORS: Final = frozenset(
+    {
+        "from_file",
+        "set_",
+        "set",
+        "set_data",
+        "data",
+        "resize_",
+        "resize_as_",
+        "_resize_output_",
+        "as_strided_",
+    }
+)
 """Operators that open files, or swap the memory under a tensor."""
 _INTEGER_FUNCTIONS: Final[dict[str, Callable[..., Any]]] = {
     "add": operator.add,
@@ -145,9 +157,10 @@ class GraphProgram:
         self.weights = document.weights
         self._weight_slots = tuple(self._define(name) for name in document.weights)
         self._input_slots = tuple(self._define(name) for name in document.inputs)
-        protected = {*document.weights, *document.inputs} if guard_inputs else set[str]()
+        # Values with memory that no weight, input or other value shares: those may be overwritten.
+        own: set[str] = set() if guard_inputs else {*document.weights, *document.inputs}
         for step in document.steps:
-            self._bind(step, protected)
+            self._bind(step, own)
         self._output_slots = tuple(self._slot_of(ValueRef(name)) for name in document.outputs)
         self._frees = self._last_uses()
 
@@ -176,13 +189,16 @@ class GraphProgram:
                 slots[slot] = None
         return tuple(slots[slot] for slot in self._output_slots)
 
-    def _bind(self, step: Step, protected: set[str]) -> None:
+    def _bind(self, step: Step, own: set[str]) -> None:
         function = _function(step.function)
         first = step.arguments[0] if step.arguments else None
-        in_place = step.function.split(".")[1].endswith("_")
-        if in_place and isinstance(first, ValueRef) and first.name in protected:
-            message = f"{step.function} would change {first.name!r}, a weight or an input"
+        first_is_own = isinstance(first, ValueRef) and first.name in own
+        written, shares = _effects(function)
+        if written and (written != [0] or not first_is_own):
+            message = f"{step.function} would change memory that a weight or an input may share"
             raise ArtifactError(message)
+        if not shares or first_is_own:
+            own.update(step.results)
         arguments = tuple(self._slot_of(argument) for argument in step.arguments)
         keywords = {key: self._slot_of(value) for key, value in step.keywords.items()}
         results = tuple(self._define(name) for name in step.results)
@@ -359,6 +375,22 @@ def channels_last(tensor: Tensor) -> Tensor:
     if tensor.dim() != 4:  # noqa: PLR2004
         return tensor
     return tensor.contiguous(memory_format=torch.channels_last)
+
+
+def _effects(function: Callable[..., Any]) -> tuple[list[int], bool]:
+    """Return which arguments ``function`` writes, by place, and if its results may share memory.
+
+    By the operator's own schema; Python's operators on integers and tuples write nothing, and share.
+    """
+    schema = getattr(function, "_schema", None)
+    if schema is None:
+        return [], True
+    written = [
+        place
+        for place, argument in enumerate(schema.arguments)
+        if argument.alias_info is not None and argument.alias_info.is_write
+    ]
+    return written, any(result.alias_info is not None for result in schema.returns)
 
 
 def _function(name: str) -> Callable[..., Any]:
