@@ -79,3 +79,7 @@ def test_paths_that_the_architecture_names_exist() -> None:
     assert named
     assert [path for path in named if not (ROOT / path).exists()] == []
     assert [path for path in short if not (ROOT / "core/isochrone" / path).exists()] == []
+
+
+def test_the_front_page_has_no_blanks() -> None:
+    assert "@@" not in (ROOT / "README.md").read_text(encoding="utf-8")
