@@ -306,6 +306,8 @@ def _run(
         model.add_hint(model.get_int_var_from_proto_index(index), value)
     model.minimize(objective)
     solver = cp_model.CpSolver()
+    # The solver would put the default action in the place of the program's own SIGINT handler.
+    solver.parameters.catch_sigint_signal = False
     solver.parameters.num_workers = 1
     solver.parameters.random_seed = problem.settings.seed
     solver.parameters.max_deterministic_time = problem.settings.work_limit
