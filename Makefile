@@ -36,6 +36,24 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(UV)
 	@$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
+# The hot path compiled by mypyc, as released wheels have it. Whoever has build/compiled/site on the
+# PYTHONPATH runs that instead of the sources.
+COMPILED := build/compiled/site
+SOURCES := $(shell find core runtime -name '*.py') hatch_build.py pyproject.toml
+
+.PHONY: compiled
+compiled: $(COMPILED)/.built ## A compiled wheel in build/compiled (needs a C compiler and Python's headers)
+
+$(COMPILED)/.built: $(SOURCES) | $(VENV)/.installed
+	@command -v cc >/dev/null || { echo "no C compiler: apt-get install gcc python3-dev" >&2; exit 2; }
+	@echo "compiling the hot path (a minute or two)"
+	@rm -rf build/compiled
+	@HATCH_BUILD_HOOKS_ENABLE=1 $(UV) build --quiet --wheel --python $(BIN)/python \
+	  --build-constraint constraints.txt --out-dir build/compiled .
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --target $(COMPILED) \
+	  build/compiled/*.whl
+	@touch $@
+
 .PHONY: demo
 demo: setup ## Real models, planned, served and loaded on this machine; report in build/demo
 	@$(BIN)/isochrone demo
@@ -44,6 +62,14 @@ demo: setup ## Real models, planned, served and loaded on this machine; report i
 test: setup ## Every check and every test
 	@$(MAKE) --no-print-directory check
 	$(BIN)/pytest
+	@if command -v cc >/dev/null; then $(MAKE) --no-print-directory test-compiled; else \
+	  echo "skipped: the tests of the compiled hot path, for want of a C compiler" \
+	  "(apt-get install gcc python3-dev)"; fi
+
+.PHONY: test-compiled
+test-compiled: compiled ## The hot path's tests once more, on the compiled wheel
+	PYTHONPATH=$(COMPILED) ISOCHRONE_COMPILED=1 $(BIN)/pytest -q tests/house/test_house_compiled.py \
+	  tests/scheduling tests/protocol tests/gateway
 
 .PHONY: fast
 fast: setup ## The tests that need neither real models nor many seconds
@@ -70,8 +96,8 @@ crds: setup ## Write crds/ from the API models
 bench: bench-overhead ## Every benchmark; JSON to bench/results
 
 .PHONY: bench-overhead
-bench-overhead: setup ## What gateway and executor cost, beside FastAPI in the same run
-	$(BIN)/python bench/overhead.py
+bench-overhead: compiled ## What gateway and executor cost, beside FastAPI in the same run
+	PYTHONPATH=$(COMPILED) $(BIN)/python bench/overhead.py
 
 .PHONY: lock
 lock: setup ## Renew constraints.txt (names and versions only)

@@ -8,8 +8,11 @@ from rich.table import Table
 def tables(result: dict[str, Any]) -> list[Table]:
     """Return what is printed: figures per server, stages, and the gateway's busiest functions."""
     figures = Table(title="Overhead per request: medians over rounds (range)", title_justify="left")
-    for name in ("payload", "clients", "server", "p50 µs", "p99 µs", "req/s", "× FastAPI's req/s"):
+    for name in ("payload", "clients", "server", "p50 µs", "p99 µs", "req/s"):
         figures.add_column(name, justify="left" if name in {"payload", "server"} else "right")
+    figures.add_column("FastAPI's p50 / p50", justify="right")
+    figures.add_column("req/s / FastAPI's", justify="right")
+    figures.add_column("CPU µs per request", justify="left")
     for it in result["results"]:
         figures.add_row(
             it["payload"],
@@ -18,7 +21,11 @@ def tables(result: dict[str, Any]) -> list[Table]:
             _range(it["p50_us"]),
             _range(it["p99_us"]),
             _range(it["requests_per_second"]),
-            f"{it['rate_ratio_to_fastapi']:.2f}",
+            _range(it["p50_ratio_to_fastapi"], digits=2),
+            _range(it["rate_ratio_to_fastapi"], digits=2),
+            ", ".join(
+                f"{name} {us['median']:.0f}" for name, us in it["cpu_us_per_request"].items()
+            ),
         )
     shown = [figures]
     for name, stages_us in result["stages_us"].items():
@@ -41,7 +48,8 @@ def tables(result: dict[str, Any]) -> list[Table]:
     return [*shown, busiest]
 
 
-def _range(found: dict[str, Any] | None) -> str:
+def _range(found: dict[str, Any] | None, digits: int = 0) -> str:
     if found is None:
         return "–"
-    return f"{found['median']:.0f} ({found['least']:.0f} – {found['most']:.0f})"
+    median, least, most = (f"{found[name]:.{digits}f}" for name in ("median", "least", "most"))
+    return f"{median} ({least} – {most})"

@@ -4,10 +4,10 @@ Written by the executor, carried by ``isochrone.protocol``, acted on by ``isochr
 which are independent of each other and so meet here.
 """
 
-from enum import Enum
+from enum import StrEnum
 
 
-class ActionStatus(Enum):
+class ActionStatus(StrEnum):
     """How an action ended on the executor. Only ``OK`` means that it was done."""
 
     OK = "ok"

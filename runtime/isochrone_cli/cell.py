@@ -79,10 +79,12 @@ class Cell:
         store: Path,
         run_directory: Path,
         listen: tuple[str, int] = ("127.0.0.1", 0),
+        traced: bool = True,
     ) -> None:
         self.placements = place(document.plan, fleet, machine)
         self.run_directory = run_directory
         self.trace_path = run_directory / "trace.jsonl"
+        self._traced = traced
         self._document = document
         self._machine = machine
         self._store = store
@@ -219,7 +221,7 @@ class Cell:
             "admin": {"host": ADMIN_HOST, "port": 0},
             "plan_path": str((self.run_directory / "plan.json").absolute()),
             "ready_path": str(self._ready_path.absolute()),
-            "trace_path": str(self.trace_path.absolute()),
+            "trace_path": str(self.trace_path.absolute()) if self._traced else None,
             "die_with_parent": True,
             "executors": [
                 {"worker": worker, "address": f"unix:{socket}"}

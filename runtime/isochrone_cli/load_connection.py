@@ -11,6 +11,7 @@ import re
 import socket
 import time
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from isochrone.errors import ProtocolError
@@ -20,6 +21,9 @@ RECEIVE_BYTES: Final = 256 * 1024
 
 REPLY_BYTES_MAX: Final = 64 * 1024 * 1024
 """Largest reply that is read; beyond it the server is not the one that we meant to ask."""
+
+HEADS_MAX: Final = 256
+"""Heads of replies that are remembered."""
 
 SEND_BUFFER_BYTES: Final = 1 << 20
 """Asked of the kernel, so that an image goes out in one system call."""
@@ -151,10 +155,7 @@ class Connection:
         head_end = self._received.find(_HEAD_END)
         if head_end < 0:
             return None
-        fields = {
-            name.lower(): value.strip()
-            for name, value in _FIELD.findall(self._received, 0, head_end + 2)
-        }
+        fields = _fields(bytes(self._received[: head_end + 2]))
         length = fields.get(b"content-length", b"")
         if not length.isdigit() or int(length) > REPLY_BYTES_MAX:
             message = "the server's reply has no usable Content-Length"
@@ -174,6 +175,12 @@ class Connection:
         if fields.get(b"connection", b"").lower() == b"close" or self._close_after_reply:
             self.close()
         return reply
+
+
+@lru_cache(maxsize=HEADS_MAX)
+def _fields(head: bytes) -> dict[bytes, bytes]:
+    """Return the headers that are read; most replies to one load have the same few heads."""
+    return {name.lower(): value.strip() for name, value in _FIELD.findall(head)}
 
 
 def _family(host: str) -> socket.AddressFamily:

@@ -7,6 +7,7 @@ payload of an inference is received straight into the variant's own input buffer
 be using then.
 """
 
+import os
 import select
 import signal
 import socket
@@ -18,6 +19,7 @@ from typing import Final
 from isochrone.errors import ProtocolError
 from isochrone.protocol.messages import PROTOCOL_VERSION, Goodbye, Hello, Ping, Pong, Welcome
 from isochrone.protocol.session import Command
+from isochrone.units import MICROSECOND, Instant
 from isochrone_executor.backends.registry import available_backends
 from isochrone_executor.lane import Lane
 from isochrone_executor.link import Link, LinkLostError
@@ -47,6 +49,8 @@ class Loop:
         self._commander: Link | None = None
         self._links: dict[int, Link] = {}
         self._stopping = False
+        self._spin_ns = settings.spin_us * MICROSECOND
+        self._spin_until: Instant = 0
         self.is_loading = False
         self._poll = select.epoll()
         self._wake_receiver, self._wake_sender = socket.socketpair()
@@ -72,7 +76,7 @@ class Loop:
 
     def _beat(self) -> None:
         """1. Wait for something to do. 2. Hear who is there. 3. Do one action of the commander."""
-        ready = self._poll.poll(self._timeout_s())
+        ready = self._wait()
         # Looked up before any is called: a handler may close a descriptor that the next one opens.
         for handler, events in [(self._handlers[fd], events) for fd, events in ready]:
             handler(events)
@@ -80,6 +84,16 @@ class Loop:
             self._act(self._commander)
         elif not ready:
             self._rest()
+
+    def _wait(self) -> list[tuple[int, int]]:
+        """Return who is there; for a moment after an action, look without falling asleep."""
+        poll = self._poll.poll
+        while time.monotonic_ns() < self._spin_until:
+            ready = poll(0)
+            if ready:
+                return ready
+            os.sched_yield()  # whoever else has work on this core goes first
+        return poll(self._timeout_s())
 
     def _timeout_s(self) -> float:
         if self._commander is not None and self._commander.more:
@@ -115,6 +129,7 @@ class Loop:
                 self._drop(link, lost=f"goodbye: {message.reason}")
             elif not isinstance(message, Pong):  # this side sends no Ping; a Pong does no harm
                 self._lane.perform(link, frame, received)
+                self._spin_until = time.monotonic_ns() + self._spin_ns
         except ProtocolError as error:
             self._drop(link, str(error))
         except LinkLostError as error:

@@ -33,13 +33,19 @@ from isochrone.scheduling.events import (
 from isochrone.scheduling.outcomes import Reason
 from isochrone.scheduling.scheduler import Scheduler
 from isochrone.scheduling.settings import Settings
-from isochrone.units import Instant
-from isochrone_gateway.clock import Alarm
+from isochrone.units import MICROSECOND, Instant, Nanoseconds
+from isochrone_gateway.clock import Alarm, Vigil
 from isochrone_gateway.journal import Journal
 from isochrone_gateway.links import ExecutorLink
 from isochrone_gateway.live import Dispatched, LiveRequest, outputs_of
 from isochrone_gateway.metrics import Metrics
 from isochrone_gateway.records import Records
+
+VIGIL_NS_MAX: Final[Nanoseconds] = 250 * MICROSECOND
+"""Executions up to this long are waited for awake: there, falling asleep and waking costs as much
+as the execution itself."""
+VIGIL_SLACK_NS: Final[Nanoseconds] = 150 * MICROSECOND
+"""How much longer than expected such an execution, and the way there and back, may take."""
 
 
 class Driver:
@@ -74,6 +80,7 @@ class Driver:
         self._events: deque[Event] = deque()
         self._busy = False
         self._alarm: Alarm | None = None
+        self._vigil: Vigil | None = None
         self._alarm_at: Instant | None = None
         self._performers: Final[dict[type[Action], Callable[..., None]]] = {
             Infer: self._infer,
@@ -200,6 +207,8 @@ class Driver:
             )
         )
         self._finished = None
+        if not self._under_way and self._vigil is not None:
+            self._vigil.end()
 
     def expect(self, action: int, answer: Callable[[Result, tuple[memoryview, ...]], None]) -> None:
         """Have the answer to ``action``, which is none of the scheduler's, given to ``answer``."""
@@ -228,9 +237,13 @@ class Driver:
         self.has_plan = True
         self._metrics.plan_changes += 1
 
-    def keep_time(self, alarm: Alarm) -> None:
-        """Wake the scheduler with ``alarm`` from now on; ``ring`` is to be its callback."""
+    def keep_time(self, alarm: Alarm, vigil: Vigil) -> None:
+        """Wake the scheduler with ``alarm`` from now on; ``ring`` is to be its callback.
+
+        With ``vigil`` short executions are waited for.
+        """
         self._alarm = alarm
+        self._vigil = vigil
         self._set_alarm()
 
     def ring(self) -> None:
@@ -314,6 +327,8 @@ class Driver:
             ),
             payload,
         )
+        if action.expected_ns <= VIGIL_NS_MAX and self._vigil is not None:
+            self._vigil.keep(dispatched.sent + action.expected_ns + VIGIL_SLACK_NS)
 
     def _load(self, action: Load) -> None:
         link = self.links[action.worker]

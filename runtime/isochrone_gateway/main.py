@@ -21,7 +21,7 @@ from isochrone.errors import SetupError
 from isochrone.ids import WorkerId
 from isochrone_gateway import predictability
 from isochrone_gateway.admin import Admin
-from isochrone_gateway.clock import Alarm
+from isochrone_gateway.clock import Alarm, Vigil
 from isochrone_gateway.config import Address, GatewayConfig, read_config
 from isochrone_gateway.connection import Connection
 from isochrone_gateway.driver import Driver
@@ -120,7 +120,7 @@ class Gateway:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
         alarm = Alarm(loop, self._driver.ring)
-        self._driver.keep_time(alarm)
+        self._driver.keep_time(alarm, Vigil(loop))
         self._plan_watch.look(self._journal)
         for executor in self._config.executors:
             link = ExecutorLink(executor, self._config, self._driver, self._journal)

@@ -22,7 +22,7 @@ from isochrone.ids import ServiceId
 from isochrone.scheduling.outcomes import Outcome, Reason
 from isochrone.units import MICROSECOND, SECOND, Nanoseconds
 
-SLO_SHARES: Final = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 4.0)
+SLO_SHARES: Final[tuple[float, ...]] = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 4.0)
 """Buckets of latency, as shares of the service's objective: an alert reads them at exactly 1."""
 
 REFUSAL_BOUNDS_NS: Final = tuple(
@@ -38,7 +38,7 @@ ACTION_BOUNDS_NS: Final = tuple(
 ERROR_BOUNDS_NS: Final = tuple(
     step * MICROSECOND for step in (10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 20_000, 100_000)
 )
-ROWS_BOUNDS: Final = (1, 2, 4, 8, 16, 32, 64, 128)
+ROWS_BOUNDS: Final[tuple[int, ...]] = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 class Tally:

@@ -392,9 +392,9 @@ class Cell:
         return self._wires[-1]
 
     def trace(self) -> list[dict[str, Any]]:
-        """Return the lines of the trace that are written by now."""
+        """Return the lines of the trace that are written by now; the last may be under way."""
         text = (self.folder / "trace.jsonl").read_text()
-        return [json.loads(line) for line in text.splitlines()]
+        return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
     def metric(self, name: str, **labels: str) -> float:
         """Return the value of the sample ``name`` whose labels include ``labels``; 0 when absent."""

@@ -5,8 +5,9 @@ from types import SimpleNamespace
 
 from isochrone.ids import GroupId, PoolId, WorkerId
 from isochrone.scheduling import Outcome, Reason, Settings
+from isochrone.scheduling.cell import Cell
 from isochrone.scheduling.estimates import SpeedEstimate, seed_sigma
-from isochrone.scheduling.lanes import Execution, Lane
+from isochrone.scheduling.lanes import Lane
 
 MS = 1_000_000
 SECOND = 1000 * MS
@@ -60,16 +61,14 @@ def test_what_waited_at_the_door_also_took_the_pause_before_it() -> None:
     lane = Lane(
         worker=WorkerId("w"),
         group_id=GroupId("g"),
-        group=None,  # type: ignore[arg-type]  # stamps need no group
+        group=Cell(SETTINGS).loose,
         pool=PoolId("p"),
         memory_bytes=0,
         speed=estimate(sigma=0.1),
     )
     lane.last_end = 1_000
-    waited = Execution(0, lane, None, [], 1, 1, 1.0, 900)  # type: ignore[arg-type]
-    fresh = Execution(1, lane, None, [], 1, 1, 1.0, 1_500)  # type: ignore[arg-type]
-    assert lane.taken_ns(waited, begin=1_200, end=2_000) == 1_000
-    assert lane.taken_ns(fresh, begin=1_700, end=2_000) == 300
+    assert lane.taken_ns(sent_at=900, begin=1_200, end=2_000) == 1_000
+    assert lane.taken_ns(sent_at=1_500, begin=1_700, end=2_000) == 300
 
 
 def test_only_slower_than_predicted_counts_as_error() -> None:

@@ -12,7 +12,7 @@ Called by ``session``, which is what gateway and executor use; see the sketch th
 
 from collections.abc import Callable, Iterable
 from struct import Struct
-from typing import Final, NamedTuple
+from typing import Final
 
 from isochrone.errors import ProtocolError
 from isochrone.protocol.codec import decode, encode_into
@@ -31,12 +31,17 @@ _SCRATCH_BYTES: Final[Bytes] = PREFIX_BYTES + HEADER_BYTES_MAX
 """The largest head of a frame, so that a full scratch always holds a complete one."""
 
 
-class Frame(NamedTuple):
+class Frame:
     """One complete frame. ``payload`` is where its bytes lie; empty when they were dropped."""
 
-    message: Message
-    payload_bytes: Bytes
-    payload: tuple[memoryview, ...]
+    __slots__ = ("message", "payload", "payload_bytes")
+
+    def __init__(
+        self, message: Message, payload_bytes: Bytes, payload: tuple[memoryview, ...]
+    ) -> None:
+        self.message = message
+        self.payload_bytes = payload_bytes
+        self.payload = payload
 
 
 Admit = Callable[[Message, Bytes], Iterable[memoryview] | None]
@@ -178,9 +183,11 @@ class FrameReader:
         message = decode(self._scratch[start + PREFIX_BYTES : start + head_bytes])
         self._start += head_bytes
         targets = self._admit(message, payload_bytes)
-        payload = () if targets is None else tuple(targets)
+        payload: tuple[memoryview, ...] = () if targets is None else tuple(targets)
         if targets is not None:
-            offered = sum(view.nbytes for view in payload)
+            offered = 0
+            for view in payload:
+                offered += view.nbytes
             assert offered == payload_bytes, f"{offered} bytes of room for {payload_bytes}"
         self._frame = Frame(message, payload_bytes, payload)
         self._remaining = payload_bytes

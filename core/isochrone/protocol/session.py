@@ -172,7 +172,12 @@ class Session:
         if after is None:
             text = f"{kind.__name__} is not allowed while the link is {self.state.value}"
             raise ProtocolError(text)
-        if isinstance(message, Hello | Welcome) and message.version != PROTOCOL_VERSION:
+        # Both come before a link is open; what comes all the time is not even asked.
+        if (
+            self.state is not State.OPEN
+            and isinstance(message, Hello | Welcome)
+            and message.version != PROTOCOL_VERSION
+        ):
             text = f"the peer speaks version {message.version} of the protocol, this program"
             raise ProtocolError(f"{text} {PROTOCOL_VERSION}: run both ends from one release")
         self.state = after

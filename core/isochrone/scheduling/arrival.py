@@ -61,16 +61,18 @@ def admit(
         assert refusal is not None, event.request
         return _refuse(event, refusal, pause_ns, actions)
     chosen.accepted_at = now
+    version, floor_ppm = wish
     request = Request(
-        event.request,
-        event.service,
-        event.rows,
-        deadline,
-        aim,
-        RequestState.QUEUED if event.ready else RequestState.RECEIVING,
-        chosen,
-        *wish,
-        probe,
+        id=event.request,
+        service=event.service,
+        rows=event.rows,
+        deadline=deadline,
+        aim=aim,
+        state=RequestState.QUEUED if event.ready else RequestState.RECEIVING,
+        queue=chosen,
+        version=version,
+        floor_ppm=floor_ppm,
+        probe=probe,
     )
     cell.requests[event.request] = request
     enqueue(request, chosen)

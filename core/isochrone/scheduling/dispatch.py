@@ -114,7 +114,16 @@ def _send(
         request.attempts += 1
         aim = min(aim, request.aim)
     action = cell.new_action()
-    execution = Execution(action, lane, queue, requests, median, expected, factor, now)
+    execution = Execution(
+        action=action,
+        lane=lane,
+        queue=queue,
+        requests=requests,
+        median_ns=median,
+        expected_ns=expected,
+        factor=factor,
+        sent_at=now,
+    )
     cell.under_way[action] = execution
     lane.send(execution, now)
     group = queue.group

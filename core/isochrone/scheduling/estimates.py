@@ -12,7 +12,6 @@ than predicted make anybody late.
 """
 
 from collections import deque
-from itertools import islice
 from math import exp2, pi, sqrt
 
 from isochrone.scheduling.settings import Settings
@@ -50,7 +49,8 @@ class SpeedEstimate:
         self._settings = settings
         # E[max(r, 0)²] is half the variance of a symmetric r: hence the halves here and in _refresh.
         self._seed_square = sigma * sigma / 2
-        self._ratios: deque[float] = deque([1.0] * SHORT_WINDOW, maxlen=LONG_WINDOW)
+        self._ratios = [1.0] * SHORT_WINDOW
+        """The last ones, at most ``LONG_WINDOW``: so few that a list beats a deque."""
         self._squares: deque[float] = deque([self._seed_square] * settings.residual_seed)
         self._squares_sum = sum(self._squares)
         self.factor = 1.0
@@ -97,6 +97,8 @@ class SpeedEstimate:
         error = min(max(ratio / predicted - 1.0, 0.0), self._settings.residual_max)
         square = error * error
         self._ratios.append(ratio)
+        if len(self._ratios) > LONG_WINDOW:
+            del self._ratios[0]
         self._squares.append(square)
         self._squares_sum += square
         if len(self._squares) > self._settings.residual_window:
@@ -106,7 +108,7 @@ class SpeedEstimate:
     def _refresh(self) -> None:
         ratios = self._ratios
         ordered = sorted(ratios)
-        recent = sorted(islice(ratios, len(ratios) - SHORT_WINDOW, None))
+        recent = sorted(ratios[-SHORT_WINDOW:])
         long_median, short_median = ordered[len(ordered) // 2], recent[SHORT_WINDOW // 2]
         self.factor = max(long_median, short_median)
         # Rounding may leave a running sum a hair below zero.

@@ -4,10 +4,9 @@ The only source of truth about an executor in between its answers. Changed by ``
 ``residency`` and ``scheduler``; read by ``admission``.
 """
 
+from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
-
-import msgspec
 
 from isochrone.ids import ActionId, GroupId, PoolId, VariantId, WorkerId
 from isochrone.scheduling.estimates import SpeedEstimate
@@ -19,17 +18,40 @@ if TYPE_CHECKING:
     from isochrone.scheduling.groups import WorkerGroup
 
 
-class Execution(msgspec.Struct, gc=False, eq=False):
+class Execution:
     """One Infer under way. ``median_ns`` is the profile's; ``expected_ns`` what was predicted."""
 
-    action: ActionId
-    lane: "Lane"
-    queue: RouteQueue
-    requests: list[Request]
-    median_ns: Nanoseconds
-    expected_ns: Nanoseconds
-    factor: float
-    sent_at: Instant
+    __slots__ = (
+        "action",
+        "expected_ns",
+        "factor",
+        "lane",
+        "median_ns",
+        "queue",
+        "requests",
+        "sent_at",
+    )
+
+    def __init__(  # noqa: PLR0913 - what an execution is
+        self,
+        *,
+        action: ActionId,
+        lane: "Lane",
+        queue: RouteQueue,
+        requests: list[Request],
+        median_ns: Nanoseconds,
+        expected_ns: Nanoseconds,
+        factor: float,
+        sent_at: Instant,
+    ) -> None:
+        self.action = action
+        self.lane = lane
+        self.queue = queue
+        self.requests = requests
+        self.median_ns = median_ns
+        self.expected_ns = expected_ns
+        self.factor = factor
+        self.sent_at = sent_at
 
 
 class TransferKind(Enum):
@@ -39,7 +61,8 @@ class TransferKind(Enum):
     UNLOAD = "unload"
 
 
-class Transfer(msgspec.Struct, gc=False, eq=False):
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Transfer:
     """One Load or Unload under way. ``expected_at`` is its predicted end."""
 
     action: ActionId
@@ -50,7 +73,8 @@ class Transfer(msgspec.Struct, gc=False, eq=False):
     expected_at: Instant
 
 
-class Retry(msgspec.Struct, gc=False, eq=False):
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Retry:
     """A transfer that failed: how often in a row, how, and when it is tried again."""
 
     failures: int
@@ -141,13 +165,13 @@ class Lane:
         self.executions.append(execution)
         self.squares += float(execution.expected_ns) ** 2
 
-    def taken_ns(self, execution: Execution, begin: Instant, end: Instant) -> Nanoseconds:
-        """Return the lane time that ``execution`` took, from its stamps.
+    def taken_ns(self, *, sent_at: Instant, begin: Instant, end: Instant) -> Nanoseconds:
+        """Return the lane time of an execution that was sent then, from its stamps.
 
         What waited at the worker's door also took the pause before it: its inputs are received
         after the execution before it has ended, and a backlog pays for that every time.
         """
-        if self.last_end and execution.sent_at <= self.last_end <= begin:
+        if self.last_end and sent_at <= self.last_end <= begin:
             return end - self.last_end
         return end - begin
 

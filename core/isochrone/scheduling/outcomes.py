@@ -1,13 +1,14 @@
 """The closed set of ways in which a request ends. The value is also the metric's label.
 
 Read by the scheduler, which decides them; by the gateway, which turns them into replies and
-metrics; by the simulator, which counts them.
+metrics; by the simulator, which counts them. Strings, because they are keys of counters, and a
+string knows its hash.
 """
 
-from enum import Enum
+from enum import StrEnum
 
 
-class Outcome(Enum):
+class Outcome(StrEnum):
     """How a request ended; each ends exactly once.
 
     ``ON_TIME``: a correct reply within the deadline. ``LATE``: accepted, and no reply by the
@@ -22,7 +23,7 @@ class Outcome(Enum):
     INVALID = "invalid"
 
 
-class Reason(Enum):
+class Reason(StrEnum):
     """Why a request ended in its outcome.
 
     Table (outcome: reasons): on_time: served. late: deadline_missed (a reply came too late),

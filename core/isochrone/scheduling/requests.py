@@ -6,8 +6,6 @@ Made by ``scheduler`` when a request is admitted (a refused one never becomes a 
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
-import msgspec
-
 from isochrone.ids import RequestId, ServiceId
 from isochrone.scheduling.outcomes import Reason
 from isochrone.units import Instant, PartsPerMillion
@@ -41,7 +39,7 @@ TRANSITIONS: Final[dict[RequestState, tuple[RequestState, ...]]] = {
 """Which state may follow which. Anything else is a defect."""
 
 
-class Request(msgspec.Struct, gc=False, eq=False):
+class Request:
     """One admitted request.
 
     ``deadline`` is the promise; ``aim`` the earlier instant by which its execution shall end.
@@ -49,18 +47,47 @@ class Request(msgspec.Struct, gc=False, eq=False):
     A ``probe`` was admitted on the profile alone, to learn whether the worker is still slow.
     """
 
-    id: RequestId
-    service: ServiceId
-    rows: int
-    deadline: Instant
-    aim: Instant
-    state: RequestState
-    queue: "RouteQueue"
-    version: str | None
-    floor_ppm: PartsPerMillion | None
-    probe: bool = False
-    attempts: int = 0
-    reason: Reason | None = None
+    __slots__ = (
+        "aim",
+        "attempts",
+        "deadline",
+        "floor_ppm",
+        "id",
+        "probe",
+        "queue",
+        "reason",
+        "rows",
+        "service",
+        "state",
+        "version",
+    )
+
+    def __init__(  # noqa: PLR0913 - what a request is
+        self,
+        *,
+        id: RequestId,  # noqa: A002 - what it is called everywhere
+        service: ServiceId,
+        rows: int,
+        deadline: Instant,
+        aim: Instant,
+        state: RequestState,
+        queue: "RouteQueue",
+        version: str | None,
+        floor_ppm: PartsPerMillion | None,
+        probe: bool,
+    ) -> None:
+        self.id = id
+        self.service = service
+        self.rows = rows
+        self.deadline = deadline
+        self.aim = aim
+        self.state = state
+        self.queue = queue
+        self.version = version
+        self.floor_ppm = floor_ppm
+        self.probe = probe
+        self.attempts = 0
+        self.reason: Reason | None = None
 
     def move(self, state: RequestState) -> None:
         """Pass into ``state``; asserts that the table allows it."""

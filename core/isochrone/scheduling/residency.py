@@ -43,7 +43,9 @@ def finish_transfer(cell: Cell, transfer: Transfer, event: ActionFinished, now: 
         # The exponent is bounded, so that endless failures make no endless integers.
         pause = settings.load_retry_min_ns << min(failures - 1, 32)
         at = now + min(pause, settings.load_retry_max_ns)
-        lane.retries[variant] = Retry(failures, at, f"{event.status.value}: {event.detail}")
+        lane.retries[variant] = Retry(
+            failures=failures, at=at, detail=f"{event.status.value}: {event.detail}"
+        )
         lane.group.expire_at = min(lane.group.expire_at, at)
     lane.group.unsettled = True
     lane.group.refresh_holders()
@@ -103,7 +105,14 @@ def _begin(
     expected = group.view.variants[variant].load_ns if loading else settings.unload_expected_ns
     latest = now + settings.load_window_ns
     action = cell.new_action()
-    lane.transfer = Transfer(action, lane, kind, variant, weights_bytes, now + expected)
+    lane.transfer = Transfer(
+        action=action,
+        lane=lane,
+        kind=kind,
+        variant=variant,
+        weights_bytes=weights_bytes,
+        expected_at=now + expected,
+    )
     cell.under_way[action] = lane.transfer
     group.expire_at = min(group.expire_at, now + expected + settings.load_timeout_ns)
     if not loading:

@@ -144,7 +144,7 @@ class Scheduler:
         lane = doing.lane
         taken_ns = event.duration_ns
         if event.end > event.begin:
-            taken_ns = lane.taken_ns(doing, event.begin, event.end)
+            taken_ns = lane.taken_ns(sent_at=doing.sent_at, begin=event.begin, end=event.end)
             lane.last_end = event.end
         if taken_ns > 0:
             ratio = min(max(taken_ns / doing.median_ns, SPEED_RATIO_MIN), SPEED_RATIO_MAX)

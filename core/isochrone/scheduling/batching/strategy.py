@@ -45,7 +45,8 @@ def cut(queue: RouteQueue, head: Request, start: Instant, factor: float) -> tupl
         count = rows = min(size, waiting)
     else:
         count, rows = _fill(queue, size)
-    return min(size, costs.cover[rows], key=times.__getitem__), count
+    cover = costs.cover[rows]
+    return (cover if times[cover] < times[size] else size), count
 
 
 def _fill(queue: RouteQueue, limit: int) -> tuple[int, int]:
