@@ -83,6 +83,7 @@ class DemoLoad:
         say(f"  {name}: saturation is {saturation:.0f} requests/s; {seconds:.0f} s of {rates}")
         self._post("/admin/phase", {"name": name}, timeout_s=QUIET_TIMEOUT_S)
         self._seed += 1
+        length_s = seconds + WARM_UP_S
         spec = LoadSpec(
             url=self._cell.url,
             seed=self._seed,
@@ -91,24 +92,27 @@ class DemoLoad:
                 phases=(
                     Phase(
                         name=name,
-                        duration_s=seconds + WARM_UP_S,
+                        duration_s=length_s,
                         warm_up_s=WARM_UP_S,
                         streams=streams,
                     ),
                 )
             ),
         )
-        run, records = self._send(spec, f"load-{multiple:g}x")
+        with say.waiting(name, length_s):
+            run, records = self._send(spec, f"load-{multiple:g}x")
         if run.void:
             say(f"  void: {'; '.join(run.void)}; once more")
-            self._wait_until_quiet()
-            run, records = self._send(spec, f"load-{multiple:g}x")
+            with say.waiting(name, length_s):
+                self._wait_until_quiet()
+                run, records = self._send(spec, f"load-{multiple:g}x")
         return run, records
 
     def probe(self, say: Say) -> list[BatchTime]:
         """Measure every batch size on every executor; return this probe's times alone."""
-        self._wait_until_quiet()
-        reply = self._post("/admin/probe", {"rounds": PROBE_ROUNDS}, timeout_s=PROBE_TIMEOUT_S)
+        with say.waiting("probing the executors"):
+            self._wait_until_quiet()
+            reply = self._post("/admin/probe", {"rounds": PROBE_ROUNDS}, timeout_s=PROBE_TIMEOUT_S)
         times = [
             BatchTime(
                 variant=VariantId(probe["variant"]),

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from isochrone.api.manifests import Manifests, Source, load
+from isochrone.api.manifests import ManifestProblemsError, Manifests, Source, load
 from isochrone.errors import ManifestError
 from isochrone.units import MIB
+from isochrone_cli.model_files import missing_files
 
 SUFFIXES: Final = (".yaml", ".yml", ".json")
 
@@ -26,6 +27,19 @@ def read_manifests(paths: Sequence[str]) -> Manifests:
     Raises ``ManifestError`` that lists every problem, or names the path that cannot be read.
     """
     return load([_read(path) for path in _files(paths)])
+
+
+def read_buildable(paths: Sequence[str]) -> Manifests:
+    """Return the same, after a look at every file that the Models name: variants are made of them.
+
+    Raises ``ManifestError`` as ``read_manifests`` does, and where such a file is not there.
+    """
+    sources = [_read(path) for path in _files(paths)]
+    manifests = load(sources)
+    missing = missing_files(sources)
+    if missing:
+        raise ManifestProblemsError(missing)
+    return manifests
 
 
 def _files(paths: Sequence[str]) -> list[str]:

@@ -18,6 +18,7 @@ from isochrone.errors import IsochroneError
 COMMANDS: Final = {
     "up": "run manifests on this machine: build, profile, plan, serve until interrupted",
     "plan": "print the plan for manifests, and why it is what it is",
+    "simulate": "what would happen under a plan, in virtual time, with the same scheduler",
     "demo": "the whole of it with real models and load, ending in a report",
     "crds": "print, write or check the custom resource definitions",
     "store": "say what the artifact store holds, or empty it",

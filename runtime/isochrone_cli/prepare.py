@@ -11,11 +11,10 @@ from isochrone.api import convert
 from isochrone.api.inferenceservice import Approval
 from isochrone.api.manifests import Manifests
 from isochrone.api.model import Architecture, Model
-from isochrone.catalog import Catalog, Variant
+from isochrone.catalog import Catalog, Profile, Variant
 from isochrone.demand import Demand, OverloadPolicy
 from isochrone.errors import ManifestError, SetupError
 from isochrone.fleet import Fleet, Pool
-from isochrone.ids import PoolId
 from isochrone.plan_document import PlanDocument
 from isochrone.planning import Problem, plan
 from isochrone.units import parse_ratio
@@ -132,11 +131,13 @@ def _build(model: Model, machine: Machine, store: Path, say: Say) -> tuple[Varia
         batch_sizes=model.spec.variants.batch_sizes,
     )
 
-    def report(progress: "Progress") -> None:
-        cached = " (cached)" if progress.cached else ""
-        say(f"  [{progress.done}/{progress.total}] {progress.step} {progress.subject}{cached}")
+    with say.steps(f"building {request.name}") as done:
 
-    made = build_model(request, store, report, threads=len(machine.cores))
+        def report(progress: "Progress") -> None:
+            cached = " (cached)" if progress.cached else ""
+            done(progress.done, progress.total, f"{progress.step} {progress.subject}{cached}")
+
+        made = build_model(request, store, report, threads=len(machine.cores))
     for failure in made.failures:
         say(f"  not made: {failure.name}: {failure.reason}")
     return made.variants
@@ -157,26 +158,33 @@ def _architecture(given: Architecture) -> "ArchitectureRequest":
 def _profile(
     variants: list[Variant], fleet: Fleet, machine: Machine, store: Path, say: Say
 ) -> list[Variant]:
-    from isochrone_builder.profile import profile_variants  # noqa: PLC0415
-    from isochrone_builder.request import ProfileBudget  # noqa: PLC0415
-
     profiled = variants
     for pool in fleet.pools:
         cores = profiling_cores(pool, machine)
         if cores is None:
             say(f"  not profiled on {pool.id}: it needs {pool.cores} cores, this machine has fewer")
             continue
-
-        def report(progress: "Progress", pool: PoolId = pool.id) -> None:
-            cached = " (cached)" if progress.cached else ""
-            say(f"  [{progress.done}/{progress.total}] {pool}: {progress.subject}{cached}")
-
-        profiles = profile_variants(profiled, pool, cores, store, report, ProfileBudget())
+        profiles = _profile_on(pool, cores, profiled, store, say)
         profiled = [
             replace(variant, profiles=(*variant.profiles, profile))
             for variant, profile in zip(profiled, profiles, strict=True)
         ]
     return profiled
+
+
+def _profile_on(
+    pool: Pool, cores: tuple[int, ...], variants: list[Variant], store: Path, say: Say
+) -> tuple[Profile, ...]:
+    from isochrone_builder.profile import profile_variants  # noqa: PLC0415 - see the top
+    from isochrone_builder.request import ProfileBudget  # noqa: PLC0415
+
+    with say.steps(f"profiling on {pool.id}") as done:
+
+        def report(progress: "Progress") -> None:
+            cached = " (cached)" if progress.cached else ""
+            done(progress.done, progress.total, f"{pool.id}: {progress.subject}{cached}")
+
+        return profile_variants(variants, pool, cores, store, report, ProfileBudget())
 
 
 def profiling_cores(pool: Pool, machine: Machine) -> tuple[int, ...] | None:

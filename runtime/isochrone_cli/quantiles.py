@@ -17,15 +17,19 @@ SAMPLES_BEYOND: Final = 10
 _Z_95_ONE_SIDED: Final = 1.6448536269514722
 
 
+def samples_needed(percentile: str) -> int:
+    """Return how many samples ``percentile`` (such as "99.9") needs: 10/(1−p)."""
+    return ceil(SAMPLES_BEYOND / (1 - Fraction(percentile) / 100))
+
+
 def exact_percentile(ascending: Sequence[int], percentile: str) -> int | None:
     """Return the nearest-rank ``percentile`` (such as "99.9") of ``ascending`` samples.
 
     None where there are fewer than 10/(1−p) samples.
     """
-    share = Fraction(percentile) / 100
-    if len(ascending) * (1 - share) < SAMPLES_BEYOND:
+    if len(ascending) < samples_needed(percentile):
         return None
-    return ascending[ceil(share * len(ascending)) - 1]
+    return ascending[ceil(Fraction(percentile) / 100 * len(ascending)) - 1]
 
 
 def percentiles(

@@ -10,8 +10,10 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from isochrone_cli.quantiles import SAMPLES_BEYOND, samples_needed
+
 NONE = "–"
-"""Stands where there were too few samples, or nothing to refer to."""
+"""Stands where there were too few samples, or nothing to refer to: each table's caption says which."""
 
 
 def report_tables(report: dict[str, Any]) -> list[Table | Text]:
@@ -33,6 +35,9 @@ def phase_table(report: dict[str, Any]) -> Table:
         ("phase", "offered req/s", "× saturation", "goodput req/s", "of saturation"),
         ("of clairvoyant", "late of accepted", "(95 % bound)"),
     )
+    table.caption = (
+        f"{NONE}: nothing to refer to: no probe, no trace of executions, or nothing accepted"
+    )
     for phase in report["phases"]:
         table.add_row(
             _name(phase),
@@ -51,8 +56,13 @@ def service_table(report: dict[str, Any]) -> Table:
     """Return one row per service and phase: outcomes and latencies, as the client saw them."""
     table = _table(
         "Services (client: scheduled send → last byte read)",
-        ("phase", "service", "arrivals", "on time", "attained", "late", "refused", "failed"),
-        ("p50 ms", "p99 ms", "p99.9 ms", "objective ms", "refusal p50/p99 ms"),
+        ("phase", "service", "arrivals", "on time", "attained\nof declared", "late", "refused"),
+        ("failed", "p50 ms", "p99 ms", "p99.9 ms", "objective\nms", "refusal\np50/p99 ms"),
+    )
+    table.caption = (
+        "attained of declared: on time, among the arrivals within the declared peakRate and burst\n"
+        f"{NONE}: too few samples; a percentile p needs {SAMPLES_BEYOND}/(1 − p) of them: "
+        f"{_needed('50')} for p50, {_needed('99')} for p99, {_needed('99.9')} for p99.9"
     )
     for phase in report["phases"]:
         for service in phase["services"]:
@@ -83,6 +93,7 @@ def repeated_table(report: dict[str, Any]) -> Table:
         ("phase", "runs", "on time", "goodput req/s", "of saturation", "of clairvoyant"),
         (),
     )
+    table.caption = f"{NONE}: no run that counts has this figure"
     for it in report["repeated"]:
         runs = max((figure["runs"] for figure in _figures(it) if figure), default=0)
         table.add_row(
@@ -118,7 +129,10 @@ def promise_table(report: dict[str, Any]) -> Table:
             _verdict(_number(cost["dollars_per_hour"], places=2), holds=cost["holds"]),
             _number(cost["budget"], places=2),
         )
-    table.caption = f"The plan's whole bill: ${report['cost']['dollars_per_hour']:.2f}/h"
+    table.caption = (
+        f"the plan's whole bill: ${report['cost']['dollars_per_hour']:.2f}/h\n"
+        f"{NONE}: nothing answered, or no budget is declared"
+    )
     return table
 
 
@@ -135,6 +149,11 @@ def _table(title: str, names: Sequence[str], more: Sequence[str]) -> Table:
         textual = name in {"phase", "service", "variants"}
         table.add_column(name, justify="left" if textual else "right", overflow="fold")
     return table
+
+
+def _needed(percentile: str) -> str:
+    """Return how many samples ``percentile`` needs, such as "99.9", as people write numbers."""
+    return f"{samples_needed(percentile):,}"
 
 
 def _short(identity: str) -> str:

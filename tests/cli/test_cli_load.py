@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -14,6 +15,7 @@ from isochrone_cli import load
 from isochrone_cli.load import head_of, open_schedule, run_load
 from isochrone_cli.load_spec import (
     UNANSWERED,
+    UNSENT,
     ClosedLoop,
     LoadSpec,
     OpenLoop,
@@ -26,6 +28,8 @@ from isochrone_cli.load_spec import (
 )
 
 ROW_BYTES = 600_000
+PATIENCE_S = 30.0
+"""How long a server waits for what must happen: past it, the test fails."""
 Serve = Callable[[socket.socket, "RequestReader"], bool]
 
 
@@ -175,50 +179,53 @@ def test_a_refusal_before_the_body_was_read_leaves_the_connection_usable(pool: P
         spec = LoadSpec(url=url, seed=1, targets=(target(pool),), load=load)
         run, records = run_load(spec)
     assert len(connections) <= run.connections_opened
-    assert {(it.status, it.outcome, it.reason) for it in records if it.status != -1} == {
+    assert {(it.status, it.outcome, it.reason) for it in records if it.status != UNSENT} == {
         (503, "refused", "overload")
     }
     assert any(it.status == 503 for it in records)
 
 
 def test_replies_are_never_waited_for(pool: Path) -> None:
-    release = threading.Event()
+    spec = msgspec.structs.replace(
+        open_spec("", (target(pool),), rate_rps=40.0), drain_s=PATIENCE_S
+    )
+    assert isinstance(spec.load, OpenLoop)
+    scheduled = len(open_schedule(spec, spec.load, start=0, rows=[2], host="h").instants)
+    all_read = threading.Barrier(scheduled, timeout=PATIENCE_S)
 
     def serve(connection: socket.socket, reader: RequestReader) -> bool:
         head = reader.head()
         if not head:
             return False
         reader.body(head)
-        release.wait(5)
+        try:
+            all_read.wait()
+        except threading.BrokenBarrierError:
+            return False
         connection.sendall(reply("200 OK"))
         return True
 
-    spec = open_spec("", (target(pool),), rate_rps=40.0)
     with serving(serve) as url:
-        timer = threading.Timer(1.0, release.set)
-        timer.start()
-        run, records = run_load(
-            LoadSpec(url=url, seed=3, targets=spec.targets, load=spec.load, start_in_s=0.05)
-        )
-        timer.join()
+        run, records = run_load(msgspec.structs.replace(spec, url=url))
     assert run.unsent == run.unanswered == 0
-    assert run.connections_opened == len(records) > 1
+    assert run.connections_opened == len(records) == scheduled > 1
     assert max(it.sent for it in records) < min(it.finished for it in records)
 
 
 def test_a_run_that_ran_out_of_connections_is_void(pool: Path) -> None:
-    def serve(connection: socket.socket, reader: RequestReader) -> bool:
-        head = reader.head()
-        if not head:
-            return False
-        reader.body(head)
-        threading.Event().wait(0.3)
-        connection.sendall(reply("200 OK"))
-        return True
+    run_is_over = threading.Event()
+
+    def serve(_connection: socket.socket, reader: RequestReader) -> bool:
+        reader.head()
+        run_is_over.wait(PATIENCE_S)
+        return False
 
     with serving(serve) as url:
-        run, records = run_load(open_spec(url, (target(pool),), limit=2))
-    assert run.unsent == sum(it.status == -1 for it in records) > 0
+        spec = open_spec(url, (target(pool),), limit=2)
+        run, records = run_load(msgspec.structs.replace(spec, drain_s=0.0))
+        run_is_over.set()
+    assert run.unanswered == 2
+    assert run.unsent == sum(it.status == UNSENT for it in records) == len(records) - 2 > 0
     assert any("were not sent" in reason for reason in run.void)
 
 

@@ -19,7 +19,13 @@ from isochrone.units import MILLISECOND, ONE_PPM, SECOND
 from isochrone_cli.clairvoyance import BatchTime
 from isochrone_cli.figures import HEIGHT_PX, WIDTH_PX, write_figure
 from isochrone_cli.load_spec import UNANSWERED, UNSENT, LoadRecord, LoadRun, PhaseWindow
-from isochrone_cli.quantiles import exact_percentile, figure, percentiles, upper_bound
+from isochrone_cli.quantiles import (
+    exact_percentile,
+    figure,
+    percentiles,
+    samples_needed,
+    upper_bound,
+)
 from isochrone_cli.report import Evidence, classify, conforming, make_report, read_trace
 from isochrone_cli.report_tables import report_tables
 
@@ -200,6 +206,7 @@ def test_percentiles_need_ten_samples_beyond_them() -> None:
     assert exact_percentile(range(999), "99") is None
     assert percentiles(range(1, 21)) == {"p50": 10, "p99": None, "p99.9": None}
     assert exact_percentile(range(1, 10_001), "99.9") == 9990
+    assert [samples_needed(it) for it in ("50", "99", "99.9")] == [20, 1_000, 10_000]
 
 
 def test_a_rate_without_events_still_has_an_upper_bound() -> None:
@@ -298,6 +305,14 @@ def test_the_tables_show_figures_and_leave_out_what_has_too_few_samples() -> Non
     assert "$1.50/h" in text
     assert "None" not in text
     assert "nan" not in text
+
+
+def test_the_tables_say_what_a_dash_means_and_what_is_attained_of_what() -> None:
+    text = " ".join(shown(make_report(evidence(CLIENT, TRACE, runs=2))).split())
+    assert "–: too few samples; a percentile p needs 10/(1 − p) of them" in text
+    assert "20 for p50, 1,000 for p99, 10,000 for p99.9" in text
+    assert "of declared" in text
+    assert "on time, among the arrivals within the declared peakRate and burst" in text
 
 
 def test_the_figure_is_a_png_of_its_size(tmp_path: Path) -> None:

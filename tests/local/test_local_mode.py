@@ -19,6 +19,7 @@ from isochrone_cli.report import read_trace
 pytestmark = pytest.mark.slow
 
 CLIENTS = 8
+TRIES_MAX = 50
 
 
 def infer(local: Local, image: bytes, timeout_s: float = 10) -> httpx.Response:
@@ -36,6 +37,17 @@ def infer(local: Local, image: bytes, timeout_s: float = 10) -> httpx.Response:
     )
 
 
+def answer(local: Local, image: bytes) -> httpx.Response:
+    """Ask until there is an answer: on a busy machine some requests cannot be on time, as promised."""
+    for _ in range(TRIES_MAX):
+        reply = infer(local, image)
+        if reply.status_code == 200:
+            return reply
+        assert reply.status_code in {503, 504}, reply.text
+    message = f"refused or late {TRIES_MAX} times in a row: {reply.text}"
+    raise AssertionError(message)
+
+
 def gone(pids: list[int]) -> bool:
     return not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
@@ -45,8 +57,7 @@ def test_the_service_reads_digits_as_well_as_it_promised(up: Local) -> None:
     images, labels = rows["validation/image"], rows["validation/label"]
     right = 0
     for image, label in zip(images, labels, strict=True):
-        reply = infer(up, image.tobytes())
-        assert reply.status_code == 200, reply.text
+        reply = answer(up, image.tobytes())
         start = int(reply.headers["inference-header-content-length"])
         right += int(np.frombuffer(reply.content[start:], "<f4").argmax()) == label
 
@@ -119,7 +130,7 @@ def test_a_killed_gateway_comes_back(up: Local) -> None:
 
     wait_for(lambda: is_back(up, gateway), "another gateway serves", 120)
 
-    assert infer(up, bytes(64)).status_code == 200
+    assert answer(up, bytes(64)).headers["x-isochrone-outcome"] == "on_time"
 
 
 def is_back(local: Local, before: int) -> bool:

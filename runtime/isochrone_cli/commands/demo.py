@@ -16,11 +16,12 @@ from rich.console import Console
 
 from isochrone.errors import SetupError
 from isochrone.ids import ServiceId, split_qualified
+from isochrone_cli.bounded import SEED_MAX, decimal, whole
 from isochrone_cli.cell import Cell
 from isochrone_cli.console import Say, output, sayer
 from isochrone_cli.demo_load import DemoLoad
 from isochrone_cli.figures import write_figure
-from isochrone_cli.inputs import read_manifests
+from isochrone_cli.inputs import read_buildable
 from isochrone_cli.machine import Machine, look
 from isochrone_cli.photo import Tag, classify, photo_rows
 from isochrone_cli.plan_view import show_plan, show_variants
@@ -40,18 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     parser.add_argument("--out", metavar="DIR", type=Path, default=Path("build/demo"),
                         help="where the report goes (%(default)s)")  # fmt: skip
-    parser.add_argument("--seconds", type=_seconds, default=30.0,
+    parser.add_argument("--seconds", type=decimal(SECONDS_MIN, SECONDS_MAX, "seconds"), default=30.0,
                         help="length of each phase of load (%(default)s)")  # fmt: skip
-    parser.add_argument("--seed", type=int, default=1, help="of the arrivals (%(default)s)")
+    parser.add_argument("--seed", type=whole(0, SEED_MAX), default=1,
+                        help="of the arrivals (%(default)s)")  # fmt: skip
     add_store_argument(parser)
-
-
-def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not SECONDS_MIN <= seconds <= SECONDS_MAX:
-        message = f"give {SECONDS_MIN:g} to {SECONDS_MAX:g} seconds"
-        raise argparse.ArgumentTypeError(message)
-    return seconds
 
 
 def run(options: argparse.Namespace) -> int:
@@ -61,8 +55,9 @@ def run(options: argparse.Namespace) -> int:
     machine = look()
     options.out.mkdir(parents=True, exist_ok=True)
     _heading(console, "1–3", "models, profiles and plan")
-    _make_models(say)
-    prepared = prepare(read_manifests([str(EXAMPLE)]), machine, options.store, say)
+    with say.waiting("making the models"):
+        _make_models(say)
+    prepared = prepare(read_buildable([str(EXAMPLE)]), machine, options.store, say)
     show_variants(console, prepared.catalog)
     console.print()
     show_plan(console, prepared.document.plan)
@@ -75,7 +70,8 @@ def run(options: argparse.Namespace) -> int:
         store=options.store,
         run_directory=options.out / "run",
     ) as cell:
-        cell.wait_until_ready(say)
+        with say.waiting("loading the planned variants"):
+            cell.wait_until_ready(say)
         _say_who_runs(cell, machine, say)
         _heading(console, "5", "a real photograph")
         tags = _ask(cell, prepared, say)

@@ -13,7 +13,7 @@ import yaml
 from isochrone.api import convert
 from isochrone.plan import PlanReason
 from isochrone_cli.console import output, progress, sayer
-from isochrone_cli.inputs import read_manifests
+from isochrone_cli.inputs import read_buildable
 from isochrone_cli.machine import look
 from isochrone_cli.plan_view import show_plan, show_variants
 from isochrone_cli.prepare import Prepared, prepare
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print the plan. Status 1 when a service cannot be met."""
     say = sayer(progress())
-    manifests = read_manifests(options.filename)
+    manifests = read_buildable(options.filename)
     prepared = prepare(manifests, look(), options.store, say)
     if options.output == "table":
         console = output()

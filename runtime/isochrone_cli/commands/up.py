@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Final
 
 from isochrone.ids import split_qualified
+from isochrone_cli.bounded import PORT_MAX, whole
 from isochrone_cli.cell import Cell
 from isochrone_cli.console import output, progress, sayer
-from isochrone_cli.inputs import read_manifests
+from isochrone_cli.inputs import read_buildable
 from isochrone_cli.machine import look
 from isochrone_cli.plan_view import show_plan
 from isochrone_cli.prepare import prepare, require_routes
@@ -28,7 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a manifest, a folder of manifests, or - (may be repeated)",
     )  # fmt: skip
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
-    parser.add_argument("--port", type=int, default=PORT, help="port to listen on (%(default)s)")
+    parser.add_argument(
+        "--port", type=whole(0, PORT_MAX), default=PORT,
+        help="port to listen on; 0: any that is free (%(default)s)",
+    )  # fmt: skip
     parser.add_argument(
         "--run-dir", metavar="DIR", type=Path,
         help="where sockets, logs and the trace go (default: a temporary folder, removed at exit)",
@@ -47,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
 def _serve(options: argparse.Namespace, run_directory: Path) -> int:
     say = sayer(progress())
     machine = look()
-    prepared = prepare(read_manifests(options.filename), machine, options.store, say)
+    prepared = prepare(read_buildable(options.filename), machine, options.store, say)
     console = output()
     show_plan(console, prepared.document.plan)
     require_routes(prepared)
@@ -59,7 +63,8 @@ def _serve(options: argparse.Namespace, run_directory: Path) -> int:
         run_directory=run_directory,
         listen=(options.host, options.port),
     ) as cell:
-        cell.wait_until_ready(say)
+        with say.waiting("loading the planned variants"):
+            cell.wait_until_ready(say)
         console.print()
         for service in prepared.document.plan.services:
             _, name = split_qualified(service.service)
