@@ -24,7 +24,7 @@ from torch import Tensor
 from isochrone.catalog import Datatype
 from isochrone.errors import ArtifactError
 from isochrone.units import GIB, MIB
-from isochrone_executor.backends.torch_eager import (
+from isochrone_executor.backends.torch_graph import (
     GRAPH_FORMAT,
     Argument,
     EnumRef,

@@ -52,6 +52,7 @@ NAME_LENGTH_MAX: Final = 63
 """Longest name of a Kubernetes object that is also a label value."""
 VARIANT_FORMAT: Final = "isochrone-variant"
 EVALUATION_BATCH_MAX: Final = 8
+_ENGINES: Final = ("torch", "openvino", "nncf", "onnxruntime", "onnx", "onnxscript")
 FORMAT_TORCH_EXPORT: Final = "torch-export"
 
 
@@ -343,5 +344,5 @@ def evaluate(store: Path, sha256: str, samples: SampleSet, *, threads: int) -> N
 
 
 def package_versions() -> dict[str, str]:
-    """Return the versions of the engines that results depend on."""
-    return {name: importlib.metadata.version(name) for name in ("torch", "openvino", "nncf")}
+    """Return the versions of the engines and converters that results depend on."""
+    return {name: importlib.metadata.version(name) for name in _ENGINES}

@@ -1,8 +1,9 @@
-"""Makes the files of each variant of one architecture: torch graphs, and OpenVINO models.
+"""Makes the files of each variant of one architecture: torch graphs, and other engines' models.
 
-Called by ``build``. Every engine starts from the same simplified graph: torch runs it, and OpenVINO
-converts it (traced anew by ``torch.export``, from a program that this builder made itself). int8 is
-post-training quantization by NNCF on the calibration rows.
+Called by ``build``. Every engine starts from the same simplified graph: torch runs it as it is, the
+others convert or compile it (traced anew by ``torch.export``, from a program that this builder made
+itself; see ``onnx_files`` and ``aot_packages``). int8 is post-training quantization on the
+calibration rows: by NNCF for OpenVINO, by ONNX Runtime for itself.
 """
 
 import contextlib
@@ -18,14 +19,18 @@ from typing import Any, Final
 import msgspec
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
+from torch.export import ExportedProgram
 
 from isochrone.catalog import BackendName, Precision
 from isochrone.errors import ArtifactError
+from isochrone_builder.aot_packages import write_packages
 from isochrone_builder.archive import ImportedProgram, ProgramTensor
 from isochrone_builder.lowering import Lowered, fuse_in_place, simplify, to_bf16
+from isochrone_builder.onnx_files import write_onnx
 from isochrone_builder.request import BuildRequest
 from isochrone_builder.samples import Rows
+from isochrone_builder.tracing import trace_open
 from isochrone_executor.artifacts import (
     MANIFEST_FORMAT,
     VariantManifest,
@@ -35,7 +40,7 @@ from isochrone_executor.artifacts import (
     variant_directory,
     write_manifest,
 )
-from isochrone_executor.backends import openvino_runtime, torch_eager
+from isochrone_executor.backends import openvino_runtime, torch_eager, torch_graph
 
 TRACE_BATCH_MAX: Final = 1024
 """Largest batch that the traced program admits; the store's batch sizes are far smaller."""
@@ -50,11 +55,11 @@ _PRECISION_OPTIONS: Final = {
     # Layers that stay unquantized are few; casts around them cost more than bf16 saves there.
     Precision.INT8: "f32",
 }
-_TORCH_PRECISIONS: Final = (Precision.FP32, Precision.BF16)
+_ONNX_PRECISIONS: Final = (Precision.FP32, Precision.INT8)
 
 
 class Generator:
-    """One architecture, read once, from which variants are made; the IR is converted once."""
+    """One architecture, read once, from which variants are made; traced and converted once."""
 
     def __init__(self, request: BuildRequest, architecture: str, program: ImportedProgram) -> None:
         _require_signature(request, program)
@@ -63,6 +68,7 @@ class Generator:
         original = Lowered(document=program.document, weights=program.weights)
         self._lowered = simplify(original)
         _require_same_answers(original, fuse_in_place(self._lowered), request)
+        self._traced: ExportedProgram | None = None
         self._converted: Any = None
 
     def make(
@@ -77,8 +83,12 @@ class Generator:
         staging = Path(tempfile.mkdtemp(dir=parent))
         try:
             match backend:
-                case BackendName.TORCH:
-                    options = self._write_torch(staging, precision)
+                case BackendName.TORCH | BackendName.CUDA_GRAPH:
+                    options = self._write_torch(staging, backend, precision)
+                case BackendName.TORCH_AOT:
+                    options = self._write_torch_aot(staging, precision)
+                case BackendName.ONNXRUNTIME:
+                    options = self._write_onnx(staging, precision, calibration)
                 case BackendName.OPENVINO:
                     options = self._write_openvino(staging, precision, calibration)
                 case _:
@@ -116,17 +126,44 @@ class Generator:
             _discard(store, sha256)
         return install_variant(store, staging, manifest)
 
-    def _write_torch(self, folder: Path, precision: Precision) -> dict[str, str]:
-        if precision not in _TORCH_PRECISIONS:
-            message = f"the torch backend runs fp32 and bf16 on CPUs, not {precision.value}"
-            raise ArtifactError(message)
-        lowered = self._lowered
-        if precision is Precision.BF16:
-            lowered = to_bf16(lowered, self._example(2))
-        lowered = fuse_in_place(lowered)
+    def _write_torch(
+        self, folder: Path, backend: BackendName, precision: Precision
+    ) -> dict[str, str]:
+        lowered = fuse_in_place(self._in_precision(backend, precision))
         weights = {name: lowered.weights[name].contiguous() for name in lowered.document.weights}
         save_file(weights, folder / torch_eager.WEIGHTS_NAME)
         (folder / torch_eager.GRAPH_NAME).write_bytes(msgspec.json.encode(lowered.document))
+        return {}
+
+    def _write_torch_aot(self, folder: Path, precision: Precision) -> dict[str, str]:
+        lowered = self._in_precision(BackendName.TORCH_AOT, precision)
+        return write_packages(folder, lowered, self._example, self._request.batch_sizes)
+
+    def _in_precision(self, backend: BackendName, precision: Precision) -> Lowered:
+        """Return the graph as torch computes it in ``precision``; ``ArtifactError`` if it cannot."""
+        match precision:
+            case Precision.FP32:
+                return self._lowered
+            case Precision.BF16:
+                return to_bf16(self._lowered, self._example(2))
+            case _:
+                message = f"the {backend.value} backend runs fp32 and bf16, not {precision.value}"
+                raise ArtifactError(message)
+
+    def _write_onnx(
+        self, folder: Path, precision: Precision, calibration: Rows | None
+    ) -> dict[str, str]:
+        if precision not in _ONNX_PRECISIONS:
+            message = f"the ONNX Runtime backend runs fp32 and int8 on CPUs, not {precision.value}"
+            raise ArtifactError(message)
+        quantized = precision is Precision.INT8
+        write_onnx(
+            folder,
+            self._trace(),
+            inputs=[spec.name for spec in self._request.inputs],
+            outputs=[spec.name for spec in self._request.outputs],
+            calibration=_required(calibration) if quantized else None,
+        )
         return {}
 
     def _write_openvino(
@@ -137,12 +174,10 @@ class Generator:
         if precision not in _PRECISION_OPTIONS:
             message = f"the OpenVINO backend makes fp32, bf16 and int8, not {precision.value}"
             raise ArtifactError(message)
-        if precision is Precision.INT8 and calibration is None:
-            message = "int8 needs calibration rows: add calibration/<input> to the validation set"
-            raise ArtifactError(message)
+        rows = _required(calibration) if precision is Precision.INT8 else None
         model = self._convert()
-        if precision is Precision.INT8 and calibration is not None:
-            model = _quantize(model, calibration)
+        if rows is not None:
+            model = _quantize(model, rows)
         openvino.save_model(model, folder / openvino_runtime.MODEL_NAME, compress_to_fp16=False)
         return {openvino_runtime.PRECISION_OPTION: _PRECISION_OPTIONS[precision]}
 
@@ -151,16 +186,10 @@ class Generator:
         import openvino  # noqa: PLC0415
 
         if self._converted is None:
-            batch = torch.export.Dim("batch", min=1, max=TRACE_BATCH_MAX)
-            example = self._example(2)
+            program = self._trace()
             try:
-                with warnings.catch_warnings(), torch.no_grad():
-                    warnings.simplefilter("ignore")  # both engines deprecate their own internals
-                    program = torch.export.export(
-                        _GraphModule(self._lowered),
-                        example,
-                        dynamic_shapes=(tuple({0: batch} for _ in example),),
-                    )
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # OpenVINO deprecates its own internals
                     model = openvino.convert_model(program)
             except (RuntimeError, ValueError) as error:
                 message = f"OpenVINO cannot convert this architecture: {_first_line(error)}"
@@ -170,6 +199,18 @@ class Generator:
             )
             self._converted = model
         return self._converted
+
+    def _trace(self) -> ExportedProgram:
+        """Return the graph traced with an open batch dimension."""
+        if self._traced is None:
+            try:
+                self._traced = trace_open(
+                    self._lowered, self._example(2), batch_max=TRACE_BATCH_MAX
+                )
+            except (RuntimeError, ValueError) as error:
+                message = f"torch cannot trace this architecture: {_first_line(error)}"
+                raise ArtifactError(message) from error
+        return self._traced
 
     def _example(self, rows: int) -> tuple[Tensor, ...]:
         return tuple(
@@ -185,18 +226,11 @@ def _discard(store: Path, sha256: str) -> None:
     shutil.rmtree(trash)
 
 
-class _GraphModule(nn.Module):
-    """A graph as a module, so that ``torch.export`` can trace it."""
-
-    def __init__(self, lowered: Lowered) -> None:
-        super().__init__()
-        self._program = torch_eager.GraphProgram(lowered.document)
-        for index, name in enumerate(self._program.weights):
-            self.register_buffer(f"weight_{index}", lowered.weights[name])
-
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        weights = [self.get_buffer(f"weight_{i}") for i in range(len(self._program.weights))]
-        return self._program.run(weights, inputs)
+def _required(calibration: Rows | None) -> Rows:
+    if calibration is None:
+        message = "int8 needs calibration rows: add calibration/<input> to the validation set"
+        raise ArtifactError(message)
+    return calibration
 
 
 def _require_same_answers(original: Lowered, rewritten: Lowered, request: BuildRequest) -> None:
@@ -215,7 +249,7 @@ def _require_same_answers(original: Lowered, rewritten: Lowered, request: BuildR
         (original, torch.Tensor.contiguous),
         (rewritten, torch_eager.channels_last),
     ):
-        program = torch_eager.GraphProgram(lowered.document)
+        program = torch_graph.GraphProgram(lowered.document)
         weights = [arrange(lowered.weights[name]) for name in program.weights]
         try:
             with torch.inference_mode():

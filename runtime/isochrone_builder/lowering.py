@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from isochrone_builder.archive import names_in
-from isochrone_executor.backends.torch_eager import (
+from isochrone_executor.backends.torch_graph import (
     Argument,
     EnumRef,
     GraphDocument,

@@ -219,8 +219,12 @@ def _profile(variant: Variant, pool: Pool, found: _Measured, tails: TailRatios) 
     )
 
 
+_PACKAGE_OF: Final = {BackendName.TORCH_AOT: "torch", BackendName.CUDA_GRAPH: "torch"}
+"""The package behind a backend, where that has another name."""
+
+
 def _runtime(backend: BackendName, cores: int) -> str:
-    version = package_versions().get(backend.value, "")
+    version = package_versions().get(_PACKAGE_OF.get(backend, backend.value), "")
     engine = f"{backend.value} {version}".rstrip()
     return f"{engine}, cpu {cpu_model()}, {cores} core{'s' if cores > 1 else ''}"
 

@@ -12,7 +12,7 @@ import torch
 
 from isochrone.errors import ArtifactError
 from isochrone_builder.archive import read_archive
-from isochrone_executor.backends.torch_eager import (
+from isochrone_executor.backends.torch_graph import (
     GRAPH_FORMAT,
     GraphDocument,
     GraphProgram,

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from isochrone_builder.archive import read_archive
 from isochrone_builder.lowering import Lowered, fuse_in_place, simplify, to_bf16
-from isochrone_executor.backends.torch_eager import GraphProgram
+from isochrone_executor.backends.torch_graph import GraphProgram
 
 
 def _read(path: Path) -> Lowered:

@@ -3,7 +3,7 @@
 import pytest
 
 from isochrone.errors import ArtifactError
-from isochrone_executor.backends.torch_eager import (
+from isochrone_executor.backends.torch_graph import (
     GRAPH_FORMAT,
     GraphDocument,
     GraphProgram,

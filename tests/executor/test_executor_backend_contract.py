@@ -12,7 +12,7 @@ from isochrone.catalog import BackendName, Datatype, TensorSpec
 from isochrone.errors import ArtifactError, SetupError
 from isochrone.units import MILLISECOND, Nanoseconds
 from isochrone_executor.artifacts import VariantManifest, read_manifest
-from isochrone_executor.backends import contract
+from isochrone_executor.backends import contract, registry
 from isochrone_executor.backends.registry import available_backends, open_backend
 from isochrone_executor.backends.synthetic import (
     SyntheticExtras,
@@ -112,7 +112,24 @@ def test_wrong_options_are_named(tmp_path: Path, options: dict[str, str], says: 
         open_backend(BackendName.SYNTHETIC).load(wrong, directory, threads=1, batch_sizes=(1,))
 
 
-def test_only_backends_that_are_here_open() -> None:
+def test_every_backend_has_a_file_that_opens_it() -> None:
+    assert set(registry._MODULES) == set(BackendName)
     assert BackendName.SYNTHETIC in available_backends()
-    with pytest.raises(SetupError, match="not implemented"):
-        open_backend(BackendName.CUDA_GRAPH)
+
+
+def test_an_engine_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    absent = ("isochrone_executor.backends.absent", "AbsentBackend", "absent-engine")
+    monkeypatch.setitem(registry._MODULES, BackendName.OPENVINO, absent)
+    assert BackendName.OPENVINO not in available_backends()
+    with pytest.raises(SetupError, match="'openvino' needs absent-engine"):
+        open_backend(BackendName.OPENVINO)
+
+
+def test_a_backend_whose_hardware_is_absent_is_not_offered(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    device = tmp_path / "device"
+    monkeypatch.setitem(registry._DEVICES, BackendName.SYNTHETIC, device)
+    assert BackendName.SYNTHETIC not in available_backends()
+    device.touch()
+    assert BackendName.SYNTHETIC in available_backends()

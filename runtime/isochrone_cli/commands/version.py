@@ -9,7 +9,10 @@ from isochrone import __version__
 from isochrone.scheduling import scheduler
 from isochrone_cli.console import output
 
-PACKAGES: Final = ("torch", "openvino", "nncf", "ortools", "msgspec", "uvloop")
+PACKAGES: Final = (
+    *("torch", "openvino", "nncf", "onnx", "onnxruntime", "onnxscript", "nvidia-ml-py"),
+    *("ortools", "msgspec", "uvloop"),
+)
 
 
 def add_arguments(_parser: argparse.ArgumentParser) -> None:
