@@ -93,7 +93,19 @@ crds: setup ## Write crds/ from the API models
 	$(BIN)/isochrone crds --write crds
 
 .PHONY: bench
-bench: bench-overhead ## Every benchmark; JSON to bench/results
+bench: bench-overhead bench-decisions bench-clockwork bench-kairos ## Every benchmark; JSON to bench/results
+
+.PHONY: bench-decisions
+bench-decisions: compiled ## Requests that one process can decide on per second
+	PYTHONPATH=$(COMPILED) $(BIN)/python bench/decisions.py
+
+.PHONY: bench-clockwork
+bench-clockwork: compiled ## Clockwork's section 6.1 in simulation: goodput against the objective
+	PYTHONPATH=$(COMPILED) $(BIN)/python bench/clockwork_slo.py
+
+.PHONY: bench-kairos
+bench-kairos: compiled ## KAIROS's comparison in simulation: allowable throughput on mixed pools
+	PYTHONPATH=$(COMPILED) $(BIN)/python bench/kairos_throughput.py
 
 .PHONY: bench-overhead
 bench-overhead: compiled ## What gateway and executor cost, beside FastAPI in the same run

@@ -20,6 +20,7 @@ RUN_ELSEWHERE = {
     "make fast": "a part of what runs this test",
     "make check": "`make test` begins with it",
     "make fmt": "it would change the files under test",
+    "make compiled": "`make test` ends with its tests",
     "make bench-overhead": "benchmarks run alone, with nothing else on the cores",
 }
 """Commands of the README and CONTRIBUTING that are not run from here, and where they are."""

@@ -18,6 +18,7 @@ from isochrone_executor.testing import (
     make_variant,
     rows_of,
 )
+from isochrone_executor.window import EARLY_WAIT_NS_MAX
 
 
 def test_hello_says_who_runs_what(start_executor: StartExecutor, dial: Dial) -> None:
@@ -96,10 +97,13 @@ def test_too_late_is_refused_and_nothing_runs(gateway: Gateway, store: Path) -> 
 
 def test_an_action_slightly_early_waits_for_its_window(gateway: Gateway, store: Path) -> None:
     gateway.load(make_variant(store))
-    earliest = time.monotonic_ns() + 20 * MILLISECOND
-    result, _ = gateway.infer(rows_of(1), window=(earliest, earliest + SECOND * 60))
-    assert ActionStatus.OK is result.status
-    assert earliest <= result.begin
+    is_early = False
+    while not is_early:  # on a busy machine, the window may open while the action is on its way
+        earliest = time.monotonic_ns() + EARLY_WAIT_NS_MAX
+        result, _ = gateway.infer(rows_of(1), window=(earliest, earliest + SECOND * 60))
+        assert ActionStatus.OK is result.status
+        assert earliest <= result.begin
+        is_early = result.received < earliest
 
 
 def test_an_action_much_too_early_is_refused(gateway: Gateway, store: Path) -> None:
@@ -212,7 +216,7 @@ def test_a_variant_may_be_loaded_again_in_the_same_form_only(gateway: Gateway, s
 
 def test_a_load_overlaps_with_inference(gateway: Gateway, store: Path) -> None:
     gateway.load(make_variant(store))
-    slow = make_variant(store, load_ns=200 * MILLISECOND, architecture="slow")
+    slow = make_variant(store, load_ns=3 * SECOND, architecture="slow")
     load = gateway.begin_load(slow, variant="ns/slow")
     twice = gateway.begin_load(slow, variant="ns/slow")
     payload = rows_of(5)

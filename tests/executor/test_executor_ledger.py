@@ -1,7 +1,7 @@
 """The page ledger: pages are conserved, and what does not fit is not charged."""
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from isochrone.execution import ActionStatus
@@ -11,6 +11,7 @@ from isochrone_executor.window import EARLY_WAIT_NS_MAX, judge_window
 NAMES = st.sampled_from("abcde")
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # on a busy machine
 @given(
     memory=st.integers(0, 20 * PAGE_BYTES),
     steps=st.lists(st.tuples(NAMES, st.integers(0, 8 * PAGE_BYTES)), max_size=30),

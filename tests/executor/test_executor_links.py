@@ -1,7 +1,6 @@
 """Links: greeting, epochs, takeover, gateways that leave or misbehave."""
 
 import socket
-import time
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,7 @@ from isochrone.catalog import Datatype, TensorSpec
 from isochrone.execution import ActionStatus
 from isochrone.protocol.framing import HEADER_BYTES_MAX, encode_frame
 from isochrone.protocol.messages import PROTOCOL_VERSION, Goodbye, Hello, Ping, Welcome
-from isochrone.units import MILLISECOND
+from isochrone.units import SECOND
 from isochrone_executor.backends.synthetic import make_synthetic_artifact
 from isochrone_executor.testing import (
     ROW_IN,
@@ -185,15 +184,13 @@ def test_what_a_gateway_sent_ahead_is_dropped_when_it_leaves(
     executor = start_executor()
     leaving = dial(executor)
     leaving.greet()
-    leaving.load(make_variant(store, batch_ns={1: 50 * MILLISECOND}), batch_sizes=(1,))
-    for _ in range(200):  # ten seconds of work
+    leaving.load(make_variant(store, batch_ns={1: SECOND}), batch_sizes=(1,))
+    for _ in range(40):  # more than the next gateway would wait for, and less than a socket holds
         leaving.begin_infer(rows_of(1))
     leaving.close()
-    closed_at = time.monotonic_ns()
     staying = dial(executor)
     staying.greet()
-    result, _ = staying.infer(rows_of(2))
-    assert result.begin - closed_at < 5_000 * MILLISECOND
+    assert ActionStatus.OK is staying.infer(rows_of(2))[0].status
 
 
 def test_a_load_whose_gateway_left_leaves_nothing_behind(
@@ -202,7 +199,7 @@ def test_a_load_whose_gateway_left_leaves_nothing_behind(
     executor = start_executor()
     leaving = dial(executor)
     leaving.greet()
-    leaving.begin_load(make_variant(store, load_ns=200 * MILLISECOND))
+    leaving.begin_load(make_variant(store, load_ns=3 * SECOND))
     leaving.begin_load(make_variant(store, seed=1), variant="ns/w")
     leaving.say(Ping(sent=1))
     leaving.hear()  # the loads are queued

@@ -7,12 +7,15 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from isochrone.units import MILLISECOND
-from isochrone_executor.testing import Dial, StartExecutor, make_variant
+from isochrone.protocol.messages import Ping, Pong
+from isochrone.units import SECOND
+from isochrone_executor.settings import SPIN_US_MAX
+from isochrone_executor.testing import Dial, StartExecutor, answers_to, make_variant, rows_of
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -37,7 +40,9 @@ def test_an_executor_stops_during_a_load(
     executor = start_executor()
     gateway = dial(executor)
     gateway.greet()
-    gateway.begin_load(make_variant(store, load_ns=300 * MILLISECOND))
+    gateway.begin_load(make_variant(store, load_ns=2 * SECOND))
+    gateway.say(Ping(sent=1))
+    assert isinstance(gateway.hear().message, Pong)  # the loader has it
     assert executor.stop() == 0
 
 
@@ -92,7 +97,15 @@ def test_the_process_is_pinned_to_its_cores(start_executor: StartExecutor) -> No
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--cores", "a"], ["--cores", "1,1"], ["--memory-bytes", "0"], ["--memory-bytes", "1Gi"]],
+    [
+        ["--cores", "a"],
+        ["--cores", "1,1"],
+        ["--memory-bytes", "0"],
+        ["--memory-bytes", "1Gi"],
+        ["--spin-us", "-1"],
+        ["--spin-us", "0.5"],
+        ["--spin-us", str(SPIN_US_MAX + 1)],
+    ],
 )
 def test_wrong_arguments_are_explained(arguments: list[str]) -> None:
     done = subprocess.run(
@@ -103,6 +116,29 @@ def test_wrong_arguments_are_explained(arguments: list[str]) -> None:
     )
     assert done.returncode == 2
     assert arguments[1] in done.stderr
+
+
+@pytest.mark.parametrize("spin_us", [0, SPIN_US_MAX])
+def test_an_executor_that_waits_awake_hears_everybody_and_falls_asleep(
+    start_executor: StartExecutor, dial: Dial, store: Path, spin_us: int
+) -> None:
+    executor = start_executor("--spin-us", str(spin_us))
+    gateway = dial(executor)
+    gateway.greet()
+    gateway.load(make_variant(store))
+    for seed in range(3):
+        payload = rows_of(seed)
+        assert answers_to(payload) == gateway.infer(payload)[1]
+    gateway.say(Ping(sent=7))
+    pong = gateway.hear().message
+    assert isinstance(pong, Pong)
+    assert pong.sent == 7
+    assert dial(executor).greet(name="another", epoch=2).resident == ("ns/v",)
+    assert "another" in gateway.hear_goodbye()
+    status = Path(f"/proc/{executor.process.pid}/stat")
+    while status.read_text().rpartition(")")[2].split()[0] != "S":
+        time.sleep(0.01)
+    assert executor.stop() == 0
 
 
 def test_an_executor_dies_with_its_parent(tmp_path: Path) -> None:

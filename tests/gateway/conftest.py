@@ -35,10 +35,12 @@ from isochrone.demand import Isolation, Objectives
 from isochrone.ids import GroupId, ModelId, Namespace, PoolId, ServiceId, VariantId
 from isochrone.plan import Group, Plan, Route, ServicePlan
 from isochrone.plan_document import PlanDocument, encode
-from isochrone.units import MILLISECOND
+from isochrone.units import MILLISECOND, SECOND, Nanoseconds
 from isochrone_executor.backends.synthetic import make_synthetic_artifact, synthetic_answer
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
+LATENCY_NS = 10 * SECOND
+"""What services promise unless a test says otherwise: a busy machine shall decide no test."""
 
 Found = TypeVar("Found")
 
@@ -92,15 +94,22 @@ class Process:
         wait_until(
             lambda: len(self.named(event)) >= count or self.process.poll() is not None, event
         )
+        if self.process.poll() is not None:
+            self._thread.join(PATIENCE_S)  # what it said last may be unread
         found = self.named(event)
         assert len(found) >= count, (self.events, self.rest)
         return found
 
+    def end(self) -> int:
+        """Wait until the program ends by itself and its last line is read; return its status."""
+        status = self.process.wait(timeout=PATIENCE_S)
+        self._thread.join(PATIENCE_S)
+        return status
+
     def stop(self, number: int = signal.SIGTERM) -> int:
         if self.process.poll() is None:
             self.process.send_signal(number)
-        status = self.process.wait(timeout=PATIENCE_S)
-        self._thread.join(PATIENCE_S)
+        status = self.end()
         assert self.process.stderr is not None
         self.process.stderr.close()
         return status
@@ -254,7 +263,7 @@ class Cell:
         self,
         services: dict[str, tuple[Variant, ...]],
         *,
-        latency_ns: int = 500 * MILLISECOND,
+        latency_ns: Nanoseconds = LATENCY_NS,
         replicas: int = 1,
         revision: int = 1,
         signatures: dict[str, tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]] | None = None,
@@ -375,6 +384,24 @@ class Cell:
     def wait_ready(self) -> None:
         wait_until(lambda: self.admin("GET", "/readyz").status == 200, "ready")
 
+    def wait_loaded(self) -> None:
+        """Wait until every executor has loaded all that is planned; one is enough to be ready."""
+
+        def is_loaded() -> bool:
+            workers = self.admin("GET", "/admin/state").json["workers"]
+            return len(workers) == len(self.executors) and not any(
+                worker["missing"] or worker["loading"] for worker in workers
+            )
+
+        wait_until(is_loaded, "loaded everywhere")
+
+    def wait_read(self) -> None:
+        """Wait until the gateway has read all that was sent to it before.
+
+        It reads in the order in which bytes came; this asks on a new connection, and so last.
+        """
+        assert self.admin("GET", "/healthz").status == 200
+
     def ask(
         self,
         method: str,
@@ -387,8 +414,9 @@ class Cell:
     def admin(self, method: str, path: str, body: bytes | None = None) -> Reply:
         return _ask(self.admin_port, method, path, body, None)
 
-    def wire(self) -> Wire:
-        self._wires.append(Wire(self.port))
+    def wire(self, port: int | None = None) -> Wire:
+        """Connect to the public port, or to ``port``."""
+        self._wires.append(Wire(self.port if port is None else port))
         return self._wires[-1]
 
     def trace(self) -> list[dict[str, Any]]:
@@ -476,6 +504,8 @@ class Tools:
     outputs = OUTPUTS
     pair_inputs = PAIR_INPUTS
     pair_outputs = PAIR_OUTPUTS
+    patience_s = PATIENCE_S
+    latency_ns = LATENCY_NS
     wait_until = staticmethod(wait_until)
 
     @staticmethod

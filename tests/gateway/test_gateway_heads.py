@@ -1,12 +1,15 @@
 """Request heads and chunked bodies, without a socket."""
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from isochrone.errors import CapacityError, RequestError
 from isochrone_gateway.chunks import ChunkDecoder
 from isochrone_gateway.heads import Head, HeadCache, parse_head
+
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+"""The machine may be busy."""
 
 
 def head(*lines: str, start: str = "POST /v2/models/m/infer HTTP/1.1") -> Head:
@@ -114,6 +117,7 @@ def test_another_method_is_a_problem() -> None:
     assert read.problem[0] == 405
 
 
+@unhurried
 @given(st.binary(max_size=300))
 def test_no_bytes_make_the_parser_raise(data: bytes) -> None:
     assert isinstance(HeadCache().parse(data + b"\r\n\r\n"), Head)
@@ -132,6 +136,7 @@ def chunked(data: bytes, sizes: list[int]) -> bytes:
     return wire + b"0\r\nTrailer: t\r\n\r\n"
 
 
+@unhurried
 @given(
     st.binary(max_size=200),
     st.lists(st.integers(1, 20), max_size=8),

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from isochrone.catalog import Datatype, TensorSpec
@@ -33,6 +33,9 @@ SCORES = TensorSpec(name="scores", datatype=Datatype.FP32, shape=(-1, 2))
 LABELS = TensorSpec(name="labels", datatype=Datatype.INT64, shape=(-1,))
 SIGNATURE = Signature(inputs=(IMAGE, MASK), outputs=(SCORES, LABELS), rows_max=4)
 SINGLE = Signature(inputs=(IMAGE,), outputs=(SCORES,), rows_max=4)
+
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+"""The machine may be busy."""
 
 
 def image(**changes: object) -> dict[str, Any]:
@@ -73,6 +76,7 @@ def tensors(draw: st.DrawFn) -> tuple[TensorSpec, np.ndarray[Any, Any]]:
     return spec, np.array(values, dtype=kind).reshape(shape)
 
 
+@unhurried
 @given(tensors())
 def test_a_tensor_survives_json_flat_and_nested(drawn: tuple[TensorSpec, Any]) -> None:
     spec, array = drawn
@@ -83,6 +87,7 @@ def test_a_tensor_survives_json_flat_and_nested(drawn: tuple[TensorSpec, Any]) -
     assert elements == array.ravel().tolist()
 
 
+@unhurried
 @given(drawn=tensors(), nested=st.booleans())
 def test_a_request_means_the_same_as_json_and_as_binary_data(
     drawn: tuple[TensorSpec, Any], *, nested: bool
@@ -317,6 +322,7 @@ def test_bytes_behind_the_json_part_must_be_those_of_the_inputs() -> None:
             parser.parse(json_part, 7)
 
 
+@unhurried
 @given(st.binary(max_size=200))
 def test_no_bytes_are_anything_but_a_request_or_an_error_of_the_clients(data: bytes) -> None:
     with pytest.raises(RequestError):
@@ -330,6 +336,7 @@ JSON_VALUES = st.recursive(
 )
 
 
+@unhurried
 @given(
     st.fixed_dictionaries(
         {},

@@ -109,7 +109,7 @@ def test_tritons_client_is_served(
         np.frombuffer(rows, dtype=np.uint8).reshape(2, 64), binary_data=binary_in
     )
     wanted = triton.InferRequestedOutput("y", binary_data=binary_out)
-    result = client.infer("one", [given], outputs=[wanted], request_id="q", timeout=400_000)
+    result = client.infer("one", [given], outputs=[wanted], request_id="q", timeout=9_000_000)
     assert result.as_numpy("y").tobytes() == tools.answers(rows)
     assert result.get_response()["id"] == "q"
 
@@ -245,6 +245,7 @@ def test_a_deadline_that_no_variant_can_meet_is_refused_as_impossible(
     for head, body in (by_head, by_body):
         wire.send(head + body[:cut] if cut else head + body)
         if cut:
+            shared_cell.wait_read()
             wire.send(body[cut:])
         reply = wire.read()
         assert reply.status == 504, reply.body

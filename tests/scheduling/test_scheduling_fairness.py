@@ -115,3 +115,76 @@ def test_a_loose_service_does_not_lock_a_tight_one_out(lab: SimpleNamespace) -> 
     world.run()
     assert world.replies[number].outcome is Outcome.ON_TIME
     assert world.count()[Outcome.LATE] == 0
+
+
+def many(lab: SimpleNamespace, targets_ms: dict[str, float]) -> SimpleNamespace:
+    """Return a world of services with a model of their own each, all on one worker."""
+    nets = {name: lab.variant(f"net-{name}", times_ms=RESNET50) for name in targets_ms}
+    world = lab.World(check=False)
+    world.plan(
+        [
+            lab.service(name, lab.route(net, lane_share=1.0), target_ms=targets_ms[name])
+            for name, net in nets.items()
+        ],
+        [lab.group("g", list(nets.values()))],
+        list(nets.values()),
+    )
+    world.join(resident=list(nets.values()))
+    return world
+
+
+RESNET50 = {1: 2.73, 2: 4.05, 4: 5.88, 8: 9.93, 16: 17.33}
+"""On a V100, as Clockwork's authors published it."""
+
+
+def test_services_whose_shares_are_smaller_than_a_batch_form_batches_all_the_same(
+    lab: SimpleNamespace,
+) -> None:
+    world = many(lab, {f"s{number:02}": 100 for number in range(15)})
+    for seed, name in enumerate(f"s{number:02}" for number in range(15)):
+        poisson(world, name, 200, seconds=3, seed=seed)
+    world.run()
+    assert world.count()[Outcome.LATE] == 0
+    # One at a time they would get 366 requests per second; without queues of their own, 923.
+    assert world.count()[Outcome.ON_TIME] / 3 >= 600
+
+
+def test_below_saturation_fifteen_services_are_all_served(lab: SimpleNamespace) -> None:
+    world = many(lab, {f"s{number:02}": 50 for number in range(15)})
+    for seed, name in enumerate(f"s{number:02}" for number in range(15)):
+        poisson(world, name, 20, seconds=3, seed=seed)
+    world.run()
+    attained = world.count()
+    assert attained[Outcome.ON_TIME] / sum(attained.values()) >= 0.995
+
+
+def test_a_tight_service_that_is_pressed_by_many_loose_ones_gets_its_share_back(
+    lab: SimpleNamespace,
+) -> None:
+    names = {"tight": 25.0} | {f"loose{number:02}": 500.0 for number in range(14)}
+    world = many(lab, names)
+    for seed, name in enumerate(names):
+        poisson(world, name, 20 if name == "tight" else 150, seconds=30, seed=seed)
+    world.run(until=15 * SECOND)
+    before = world.count("tight")
+    world.run()
+    second_half = world.count("tight") - before
+    assert world.count()[Outcome.LATE] == 0
+    # A third, if the others could go on filling their first batches; half, when all keep to shares.
+    assert second_half[Outcome.ON_TIME] / sum(second_half.values()) >= 0.42
+
+
+def test_an_idle_worker_beside_busy_ones_is_seen(lab: SimpleNamespace) -> None:
+    net = lab.variant(times_ms={1: 40.0})
+    world = lab.World()
+    world.plan(
+        [lab.service("s", lab.route(net), target_ms=100)],
+        [lab.group("g", [net], replicas=3)],
+        [net],
+    )
+    for number in range(3):
+        world.join(f"worker-{number}", resident=[net])
+    # Two and two of them under way or at the door of two workers: 80 ms each, on average 53.
+    numbers = [world.arrive("s") for _ in range(5)]
+    world.run()
+    assert {world.replies[number].outcome for number in numbers} == {Outcome.ON_TIME}

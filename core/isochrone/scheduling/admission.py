@@ -1,10 +1,11 @@
 """Whether a request can be on time without making anybody late, asked when its head was read.
 
 Called by ``scheduler`` once per candidate route. The model of a group: its lanes work off batches
-in order of deadline. On c lanes a batch ends at the latest (Graham's bound for list scheduling,
-1969, exact for one lane)
+in order of deadline. A batch starts no later than when all that is ahead of it, poured into the lanes
+like water from the emptiest on, has reached its level: until then no lane is idle (Graham's bound for
+list scheduling, 1969, with lanes left out that are busy beyond it; exact for one lane). It ends at
 
-    now + (what is under way + the work ahead of it) / c + its own execution + margin
+    now + that level + its own execution + margin
 
 The newcomer is checked, and then every batch behind it, in one pass over the batches in order of
 deadline; with one service and the newcomer last there is nothing behind, and all is O(1).
@@ -15,6 +16,7 @@ from math import sqrt
 
 from isochrone.scheduling.estimates import FACTOR_VARIANCE
 from isochrone.scheduling.outcomes import Reason
+from isochrone.scheduling.plan_view import RouteKey
 from isochrone.scheduling.queues import RouteQueue
 from isochrone.scheduling.settings import Settings
 from isochrone.units import ONE_PPM, Instant, Nanoseconds
@@ -34,8 +36,10 @@ class _Picture:
         "capacity",
         "count",
         "fastest",
+        "levels",
         "now",
-        "residual_ns",
+        "poured",
+        "rates",
         "settings",
         "sigma",
         "slowest",
@@ -48,8 +52,8 @@ class _Picture:
         self.count = len(queue.holders)
         self.capacity = 0.0
         """Profile nanoseconds of work done per nanosecond, by all lanes together."""
-        self.fastest = self.slowest = self.sigma = self.squares = 0.0
-        self.residual_ns = 0
+        self.fastest = self.slowest = self.sigma = 0.0
+        lanes: list[tuple[int, float, float]] = []
         for lane in queue.holders:
             speed = lane.speed
             factor, sigma = speed.factor_at(now), speed.sigma_at(now)
@@ -58,16 +62,40 @@ class _Picture:
             if not self.fastest or factor < self.fastest:
                 self.fastest = factor
             self.sigma = max(self.sigma, sigma)
-            self.residual_ns += lane.residual_ns(now)
-            self.squares += lane.squares
+            lanes.append((lane.residual_ns(now), 1.0 / factor, lane.squares))
+        lanes.sort()
+        self.levels: list[int] = []
+        """When each lane is free, from now, ascending."""
+        self.poured: list[float] = []
+        """The work that fills the lanes before it up to that level."""
+        self.rates: list[float] = []
+        """What it and the lanes before it get done per nanosecond."""
+        self.squares: list[float] = []
+        """The squared times under way on it and the lanes before it."""
+        poured = rate = squares = 0.0
+        for level, speed_of_lane, squares_of_lane in lanes:
+            if self.levels:
+                poured += (level - self.levels[-1]) * rate
+            rate += speed_of_lane
+            squares += squares_of_lane
+            self.levels.append(level)
+            self.poured.append(poured)
+            self.rates.append(rate)
+            self.squares.append(squares)
+
+    def start_ns(self, ahead_ns: float) -> float:
+        """In what time a batch begins behind ``ahead_ns`` of queued work, at the latest."""
+        last = bisect_right(self.poured, ahead_ns) - 1 if self.count > 1 else 0
+        return self.levels[last] + (ahead_ns - self.poured[last]) / self.rates[last]
 
     def finish(self, ahead_ns: float, ahead_squares: float, own_ns: float) -> float:
         """When a batch of ``own_ns`` ends behind ``ahead_ns`` of queued work, margin included."""
         own = own_ns * self.slowest
-        ahead = self.residual_ns / self.count + ahead_ns / self.capacity
-        total = ahead + own
+        last = bisect_right(self.poured, ahead_ns) - 1 if self.count > 1 else 0
+        total = self.levels[last] + (ahead_ns - self.poured[last]) / self.rates[last] + own
+        lanes = last + 1
         variance = (
-            (self.squares + ahead_squares * self.slowest**2) / self.count**2
+            (self.squares[last] + ahead_squares * self.slowest * self.slowest) / (lanes * lanes)
             + own * own
             + FACTOR_VARIANCE * total * total
         )
@@ -82,13 +110,18 @@ def judge(queue: RouteQueue, rows: int, aim: Instant, now: Instant, settings: Se
     alone = queue.costs.cover_ns[rows] * picture.fastest
     if now + alone * (1 + settings.margin_z * picture.sigma) > aim:
         return Reason.IMPOSSIBLE_DEADLINE, 0
-    if len(queue.group.shares.claims) > 1:
+    shares = queue.group.shares
+    pressed = now < shares.pressed_until
+    fills_first = queue.rows + rows <= queue.costs.full
+    if len(shares.claims) > 1 and (pressed or not fills_first):
         excess = _excess_of_share(queue, rows, aim, picture)
         if excess > 0:
             return Reason.OVERLOAD, max(settings.retry_after_min_ns, int(excess))
     others = len(queue.group.waiting) - (1 if queue.aims else 0)
     if not others and (not queue.aims or queue.aims[-1] <= aim):
         finish, late = _append(queue, rows, aim, picture)
+    elif others and not pressed and _opens(queue, rows, aim):
+        finish, late = _open(queue, aim, picture)
     else:
         finish, late = _merge(queue, rows, aim, picture)
     if late > 0:
@@ -146,38 +179,89 @@ def _join_batch(
     return finish, finish - first_aim
 
 
+def _opens(queue: RouteQueue, rows: int, aim: Instant) -> bool:
+    """Whether a request of ``rows`` would begin a new batch, behind all full ones of its queue."""
+    if rows > 1 or queue.rows_max > 1 or len(queue.aims) % queue.costs.full:
+        return False
+    return not queue.aims or queue.aims[-1] <= aim
+
+
+def _open(queue: RouteQueue, aim: Instant, picture: _Picture) -> tuple[float, float]:
+    """Return when a newcomer that begins a batch ends, and by how much anyone would be late then.
+
+    Each batch counts with those who will probably have joined it by the time it begins, the
+    newcomer's too. Otherwise a lane under load fills with batches of one, from as many queues as
+    there are, and none can grow.
+    """
+    batches: list[tuple[Instant, RouteKey, int, RouteQueue]] = [
+        (aim, queue.key, len(queue.aims), queue)
+    ]
+    for other in queue.group.waiting.values():
+        step = _shape(other, 0, 0)[0]
+        batches += [
+            (other.aims[start], other.key, start, other)
+            for start in range(0, len(other.aims), step)
+        ]
+    batches.sort()
+    ahead = squares = finish = 0.0
+    for batch_aim, _, start, other in batches:
+        length = float(_grown_ns(other, start, ahead, picture))
+        ends = picture.finish(ahead, squares, length)
+        if other is queue and start == len(queue.aims):
+            finish = ends
+        if ends > batch_aim:
+            return finish, ends - batch_aim
+        ahead += length
+        squares += length * length
+    return finish, 0.0
+
+
+def _grown_ns(queue: RouteQueue, start: int, ahead_ns: float, picture: _Picture) -> Nanoseconds:
+    """Return how long the batch of ``queue`` from place ``start`` on will probably take.
+
+    The last batch of a queue grows until it is full, or begins, behind ``ahead_ns`` of work.
+    """
+    step, batch_ns, last_ns = _shape(queue, 0, 0)
+    if start + step < len(queue.aims):
+        return batch_ns
+    if queue.rows_max > 1:
+        return last_ns
+    costs = queue.costs
+    count = max(1, len(queue.aims) - start)
+    size = count + queue.expected(picture.now, picture.start_ns(ahead_ns))
+    return costs.tail_ns[min(costs.full, size)]
+
+
 def _merge(queue: RouteQueue, rows: int, aim: Instant, picture: _Picture) -> tuple[float, float]:
     """Return when the newcomer ends, and by how much it, or else anyone behind it, would be late.
 
     Batches are cut as dispatch would cut them, from the head of each queue, so that what is ahead
     of an instant is rounded up to whole batches.
     """
-    # 1. What is ahead, in the other queues and in its own.
-    ahead_ns = ahead_squares = 0.0
+    # 1. Its own batch, whose place in the order is that of its first request.
+    place = bisect_right(queue.aims, aim)
+    count = len(queue.aims) + 1
+    step, batch_ns, last_ns = _shape(queue, rows, 1)
+    first = place // step * step
+    first_aim = aim if first == place else queue.aims[first]
+    # 2. What is ahead, in its own queue and in the others.
+    ahead_ns = float(first // step * batch_ns)
+    ahead_squares = ahead_ns * batch_ns
     cuts: list[tuple[RouteQueue, int, _Shape]] = []
     for other in queue.group.waiting.values():
         if other is queue:
             continue
-        cut = bisect_right(other.aims, aim)
-        count = len(other.aims)
+        cut = bisect_right(other.aims, first_aim)
         shape = _shape(other, 0, 0)
-        first = -(-cut // shape[0]) * shape[0]
-        if first >= count:
+        begin = -(-cut // shape[0]) * shape[0]
+        if begin >= len(other.aims):
             ahead_ns += other.work_ns
             ahead_squares += float(other.work_ns) * other.costs.full_ns
         else:
-            ahead_ns += first // shape[0] * shape[1]
-            ahead_squares += float(first // shape[0]) * shape[1] ** 2
-            cuts.append((other, first, shape))
-    place = bisect_right(queue.aims, aim)
-    count = len(queue.aims) + 1
-    shape = _shape(queue, rows, 1)
-    step, batch_ns, last_ns = shape
-    first = place // step * step
-    ahead_ns += first // step * batch_ns
-    ahead_squares += float(first // step) * batch_ns**2
-    # 2. Its own batch.
-    first_aim = aim if first == place else queue.aims[first]
+            whole_ns = float(begin // shape[0] * shape[1])
+            ahead_ns += whole_ns
+            ahead_squares += whole_ns * shape[1]
+            cuts.append((other, begin, shape))
     own_ns = batch_ns if first + step < count else last_ns
     if rows == 1 and queue.rows_max == 1 and first + step >= count:
         ahead = (ahead_ns, ahead_squares)
@@ -199,13 +283,13 @@ def _merge(queue: RouteQueue, rows: int, aim: Instant, picture: _Picture) -> tup
     ]
     behind.sort()
     ahead_ns += own_ns
-    ahead_squares += own_ns**2
+    ahead_squares += float(own_ns) * own_ns
     for batch_aim, length in behind:
         late = picture.finish(ahead_ns, ahead_squares, length) - batch_aim
         if late > 0:
             return finish, late
         ahead_ns += length
-        ahead_squares += float(length) ** 2
+        ahead_squares += float(length) * length
     return finish, 0.0
 
 

@@ -59,6 +59,9 @@ def admit(
     )
     if chosen is None or (refusal is not None and not probe):
         assert refusal is not None, event.request
+        if chosen is not None and refusal is Reason.OVERLOAD:
+            shares, window_ns = chosen.group.shares, cell.settings.active_window_ns
+            shares.note_refusal(chosen.claim, now, window_ns)
         return _refuse(event, refusal, pause_ns, actions)
     chosen.accepted_at = now
     version, floor_ppm = wish
@@ -98,6 +101,7 @@ def _choose(
             continue
         queue = cell.queues[route.key]
         queue.group.shares.note_arrival(queue.claim, now)
+        queue.note_asked(now)
         reason: Reason | None
         if queue.holders:
             reason, figure = judge(queue, event.rows, aim, now, cell.settings)

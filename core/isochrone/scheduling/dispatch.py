@@ -126,6 +126,7 @@ def _send(
     )
     cell.under_way[action] = execution
     lane.send(execution, now)
+    queue.claim.give(expected, now, cell.settings.active_window_ns)
     group = queue.group
     timeout_at = lane.head_end + cell.settings.action_timeout_ns
     group.expire_at = min(group.expire_at, timeout_at)

@@ -10,7 +10,8 @@ arrival.
 One ``Shares`` per group; asked by ``admission``, told by ``scheduler`` and ``dispatch``.
 """
 
-from typing import TYPE_CHECKING
+from math import exp2
+from typing import TYPE_CHECKING, Final
 
 from isochrone.ids import ServiceId
 from isochrone.units import ONE_PPM, Instant, Nanoseconds, PartsPerMillion
@@ -19,10 +20,33 @@ if TYPE_CHECKING:
     from isochrone.scheduling.queues import RouteQueue
 
 
+PRESSED_PART: Final = 0.5
+"""A refused service that was given less than so much of its share is pressed by the others."""
+MEMORY_WINDOWS: Final = 5
+"""Half-life of what a service was given, in windows of activity: long enough for several batches of
+each of fifteen services, or chance alone would look like pressure."""
+PRESSED_WINDOWS: Final = 20
+"""For how many windows the strict bound holds then; twice as long each time that it happens again
+soon after …"""
+PRESSED_WINDOWS_MAX: Final = 1280
+"""… up to this."""
+LOOKS_PER_WINDOW: Final = 100
+"""How often shares are compared at most; it takes a look at every active service."""
+
+
 class Claim:
     """One service's claim on one group. ``share_ppm`` is its part of all claims on the group."""
 
-    __slots__ = ("active", "arrived_at", "queues", "service", "share_ppm")
+    __slots__ = (
+        "active",
+        "active_since",
+        "arrived_at",
+        "given_at",
+        "given_ns",
+        "queues",
+        "service",
+        "share_ppm",
+    )
 
     def __init__(self, service: ServiceId) -> None:
         self.service = service
@@ -30,18 +54,35 @@ class Claim:
         """The service's queues before the group's workers."""
         self.share_ppm: PartsPerMillion = ONE_PPM
         self.active = False
+        self.active_since: Instant = 0
         self.arrived_at: Instant = 0
+        self.given_ns = 0.0
+        """Lane time that it was given of late: halves with every ``MEMORY_WINDOWS``."""
+        self.given_at: Instant = 0
+
+    def give(self, lane_ns: Nanoseconds, now: Instant, window_ns: Nanoseconds) -> None:
+        """Count lane time that the service was given."""
+        self.given_ns = self.given_of_late(now, window_ns) + lane_ns
+        self.given_at = now
+
+    def given_of_late(self, now: Instant, window_ns: Nanoseconds) -> float:
+        """Return the lane time that the service was given of late."""
+        return self.given_ns * exp2((self.given_at - now) / (MEMORY_WINDOWS * window_ns))
 
 
 class Shares:
     """The claims on one group, and which of them are active."""
 
-    __slots__ = ("_active", "_active_ppm", "claims")
+    __slots__ = ("_active", "_active_ppm", "_look_at", "_windows", "claims", "pressed_until")
 
     def __init__(self) -> None:
         self.claims: dict[ServiceId, Claim] = {}
         self._active: dict[ServiceId, Claim] = {}
         self._active_ppm: PartsPerMillion = 0
+        self._look_at: Instant = 0
+        self._windows = PRESSED_WINDOWS
+        self.pressed_until: Instant = 0
+        """Until then every service is held to its share, its first batch included."""
 
     def replan(self, lane_shares: dict[ServiceId, float]) -> None:
         """Follow a new plan: ``lane_shares`` are lane-seconds per second, by service.
@@ -70,6 +111,7 @@ class Shares:
             del self._active[claim.service]
         else:
             claim.active = True
+            claim.active_since = now
             self._active_ppm += claim.share_ppm
         self._active[claim.service] = claim
 
@@ -85,3 +127,18 @@ class Shares:
             del active[oldest.service]
         others = self._active_ppm - (claim.share_ppm if claim.active else 0)
         return max(0, ONE_PPM - others)
+
+    def note_refusal(self, claim: Claim, now: Instant, window_ns: Nanoseconds) -> None:
+        """Look whether ``claim``, which was refused for want of time, is pressed by the others."""
+        # Whoever has just begun was not given much yet; and what is in force needs no second look.
+        begun = claim.active_since + MEMORY_WINDOWS * window_ns
+        if now < max(self._look_at, begun, self.pressed_until):
+            return
+        self._look_at = now + window_ns // LOOKS_PER_WINDOW
+        given = [other.given_of_late(now, window_ns) for other in self._active.values()]
+        owned = claim.share_ppm / max(self._active_ppm, 1) * sum(given)
+        if claim.given_of_late(now, window_ns) < PRESSED_PART * owned:
+            soon = now < self.pressed_until + self._windows * window_ns
+            twice = min(2 * self._windows, PRESSED_WINDOWS_MAX)
+            self._windows = twice if soon and self.pressed_until else PRESSED_WINDOWS
+            self.pressed_until = now + self._windows * window_ns

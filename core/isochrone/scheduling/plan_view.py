@@ -71,7 +71,7 @@ class ServiceView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VariantView:
-    """What hosting a variant takes on one pool."""
+    """What hosting a variant takes on one pool; ``weights_bytes`` is with its workspace."""
 
     variant: VariantId
     load_ns: Nanoseconds
@@ -188,7 +188,7 @@ def _view_group(group: Group, variants: dict[VariantId, Variant]) -> GroupView:
         hosted[variant_id] = VariantView(
             variant=variant_id,
             load_ns=profile.load_ns,
-            weights_bytes=profile.weights_bytes,
+            weights_bytes=profile.weights_bytes + profile.workspace_bytes,
         )
         sigmas.extend(seed_sigma(max(1, batch.p50_ns), batch.p99_ns) for batch in profile.batches)
     return GroupView(

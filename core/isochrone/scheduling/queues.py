@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from isochrone.scheduling.lanes import Lane
 
 LONG_AGO: Instant = -(1 << 62)
+GAP_WEIGHT = 0.1
+"""Weight of one gap in the mean gap: about the last ten requests count."""
 
 
 class RouteQueue:
@@ -30,8 +32,10 @@ class RouteQueue:
     __slots__ = (
         "accepted_at",
         "aims",
+        "asked_at",
         "claim",
         "costs",
+        "gap_ns",
         "group",
         "holders",
         "key",
@@ -65,8 +69,23 @@ class RouteQueue:
         """Lane time of everything that waits, as profile medians."""
         self.accepted_at: Instant = LONG_AGO
         """When a request was last admitted here: probes are counted from it."""
+        self.asked_at: Instant = LONG_AGO
+        """When a request last asked for a place here, admitted or not."""
+        self.gap_ns = float(-LONG_AGO)
+        """Smoothed time between two of them."""
         self.retired = False
         """The plan has dropped this route."""
+
+    def note_asked(self, now: Instant) -> None:
+        """Count a request that asks for a place here."""
+        gap = float(now - self.asked_at)
+        # The first gaps tell nothing of the rate; a mean of all would remember them for ever.
+        self.gap_ns = gap if gap >= self.gap_ns else self.gap_ns + GAP_WEIGHT * (gap - self.gap_ns)
+        self.asked_at = now
+
+    def expected(self, now: Instant, within_ns: float) -> int:
+        """Return how many more requests may ask for a place here ``within_ns`` from ``now``."""
+        return int(within_ns / max(self.gap_ns, now - self.asked_at, 1.0))
 
     def replan(self, route: RouteView) -> None:
         """Follow a new plan's figures for the same route."""

@@ -1,23 +1,24 @@
-"""When requests come: arrival processes as values, and one function that draws from them.
+"""When requests come: arrival processes as values, and functions that draw from them.
 
 Called by the simulator's worlds and by the load client, so that both follow the same schedule for
 the same seed. Pure: generators are passed in, and made from a seed and names by ``generator``.
 """
 
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
 import numpy as np
 
-from isochrone.units import SECOND, Instant, Nanoseconds
+from isochrone.units import MINUTE, SECOND, Instant, Nanoseconds
 
 ARRIVALS_MAX: Final = 20_000_000
 """Most arrivals that one draw may make: beyond it the rate or the duration is a mistake."""
 
-_GAPS_PER_DRAW: Final = 4096
+_PER_DRAW: Final = 256
+"""About as many arrivals of one stream are held in memory at once: thousands of streams may be."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,13 +50,58 @@ class OnOff:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Phase:
+    """One state of a modulated process: its rate, and how long it lasts on average."""
+
+    rate_rps: float
+    mean_ns: Nanoseconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mmpp:
+    """A Markov-modulated Poisson process: ``phases`` follow one another in turn, over and over.
+
+    Each lasts an exponential time. The first is drawn with the share of time that it takes in the
+    long run; there must be at least one.
+    """
+
+    phases: tuple[Phase, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spikes:
+    """Poisson arrivals at ``base_rps``, and ``count`` more in every ``period_ns``.
+
+    Those are independent and uniform over the ``width_ns`` (at most ``period_ns``) that begin
+    ``first_ns`` after the beginning of the period: the shape of a timer that many share.
+    """
+
+    base_rps: float
+    count: int
+    period_ns: Nanoseconds
+    width_ns: Nanoseconds
+    first_ns: Nanoseconds = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """``counts[i]`` arrivals in the i-th slot of ``slot_ns``, independent and uniform over it.
+
+    That is a Poisson process whose counts are known: how traces of counts per minute are replayed.
+    """
+
+    counts: tuple[int, ...]
+    slot_ns: Nanoseconds = MINUTE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Listed:
     """Arrivals at these offsets from the beginning, ascending; equal ones are allowed."""
 
     offsets_ns: tuple[Nanoseconds, ...]
 
 
-ArrivalProcess = Poisson | Gamma | OnOff | Listed
+ArrivalProcess = Poisson | Gamma | OnOff | Mmpp | Spikes | Counts | Listed
 
 
 def generator(seed: int, *names: str) -> np.random.Generator:
@@ -70,23 +116,23 @@ def generator(seed: int, *names: str) -> np.random.Generator:
 def draw(
     process: ArrivalProcess, rng: np.random.Generator, *, begin: Instant, end: Instant
 ) -> list[Instant]:
-    """Return the arrivals of ``process`` in [begin, end), ascending.
+    """Return the arrivals of ``process`` in [begin, end), ascending. Raises as ``stream`` does."""
+    return list(stream(process, rng, begin=begin, end=end))
 
-    Raises ``ValueError`` for a negative rate, a ``cv`` or period that is not positive, offsets that
-    do not ascend, an ``end`` before ``begin``, or more than ``ARRIVALS_MAX`` arrivals.
+
+def stream(
+    process: ArrivalProcess, rng: np.random.Generator, *, begin: Instant, end: Instant
+) -> Iterator[Instant]:
+    """Yield the arrivals of ``process`` in [begin, end), ascending, drawn a few hundred at a time.
+
+    Raises ``ValueError``, when it is first read, for a negative rate or count, a ``cv`` or period
+    that is not positive, offsets that do not ascend, an ``end`` before ``begin``, or a rate that
+    makes more than ``ARRIVALS_MAX`` arrivals.
     """
     if end < begin:
         message = f"arrivals cannot end at {end} ns, before they begin at {begin} ns"
         raise ValueError(message)
-    match process:
-        case Poisson():
-            return _poisson(process.rate_rps, rng, begin, end)
-        case Gamma():
-            return _gamma(process, rng, begin, end)
-        case OnOff():
-            return _on_off(process, rng, begin, end)
-        case Listed():
-            return _listed(process.offsets_ns, begin, end)
+    return _DRAWERS[type(process)](process, rng, begin, end)
 
 
 def merge(streams: Iterable[tuple[int, list[Instant]]]) -> list[tuple[Instant, int]]:
@@ -94,61 +140,147 @@ def merge(streams: Iterable[tuple[int, list[Instant]]]) -> list[tuple[Instant, i
     return sorted((instant, key) for key, instants in streams for instant in instants)
 
 
-def _check(rate_rps: float, duration_ns: Nanoseconds) -> None:
-    if rate_rps < 0:
-        message = f"a rate of {rate_rps} requests/s is negative"
+def _check_rates(duration_ns: Nanoseconds, *rates_rps: float) -> None:
+    for rate_rps in rates_rps:
+        if rate_rps < 0:
+            message = f"a rate of {rate_rps} requests/s is negative"
+            raise ValueError(message)
+        if rate_rps * duration_ns / SECOND > ARRIVALS_MAX:
+            message = (
+                f"{rate_rps} requests/s make more than {ARRIVALS_MAX} arrivals: shorten the draw"
+            )
+            raise ValueError(message)
+
+
+def _check_periods(*periods_ns: Nanoseconds) -> None:
+    if not periods_ns or any(period_ns <= 0 for period_ns in periods_ns):
+        message = f"the periods {list(periods_ns)} ns must all be positive, and there must be some"
         raise ValueError(message)
-    if rate_rps * duration_ns / SECOND > ARRIVALS_MAX:
-        message = f"{rate_rps} requests/s make more than {ARRIVALS_MAX} arrivals: shorten the draw"
-        raise ValueError(message)
+
+
+def _uniform(
+    count: int, rng: np.random.Generator, begin: Instant, end: Instant
+) -> Iterator[Instant]:
+    """Yield ``count`` arrivals, independent and uniform in [begin, end)."""
+    offsets = np.sort(rng.integers(0, max(1, end - begin), size=count))
+    for offset in offsets.tolist():
+        yield begin + offset
+
+
+def _at_rate(
+    rate_rps: float, rng: np.random.Generator, begin: Instant, end: Instant
+) -> Iterator[Instant]:
+    # Given their number, the arrivals of a Poisson process are independent and uniform.
+    if rate_rps == 0:
+        return
+    step = max(1, round(_PER_DRAW * SECOND / rate_rps))
+    for start in range(begin, end, step):
+        until = min(end, start + step)
+        count = int(rng.poisson(rate_rps * (until - start) / SECOND))
+        yield from _uniform(count, rng, start, until)
 
 
 def _poisson(
-    rate_rps: float, rng: np.random.Generator, begin: Instant, end: Instant
-) -> list[Instant]:
-    # Given their number, the arrivals of a Poisson process are independent and uniform.
-    _check(rate_rps, end - begin)
-    count = int(rng.poisson(rate_rps * (end - begin) / SECOND))
-    offsets = np.sort(rng.integers(0, max(1, end - begin), size=count))
-    return [begin + offset for offset in offsets.tolist()]
+    process: Poisson, rng: np.random.Generator, begin: Instant, end: Instant
+) -> Iterator[Instant]:
+    _check_rates(end - begin, process.rate_rps)
+    yield from _at_rate(process.rate_rps, rng, begin, end)
 
 
-def _gamma(process: Gamma, rng: np.random.Generator, begin: Instant, end: Instant) -> list[Instant]:
-    _check(process.rate_rps, end - begin)
+def _gamma(
+    process: Gamma, rng: np.random.Generator, begin: Instant, end: Instant
+) -> Iterator[Instant]:
+    _check_rates(end - begin, process.rate_rps)
     if process.cv <= 0:
         message = f"a coefficient of variation of {process.cv} is not positive"
         raise ValueError(message)
     if process.rate_rps == 0:
-        return []
+        return
     shape = process.cv**-2
     scale_ns = SECOND / (process.rate_rps * shape)
-    arrivals: list[Instant] = []
     latest = float(begin)
-    while latest < end and len(arrivals) < ARRIVALS_MAX:
-        instants = latest + np.cumsum(rng.gamma(shape, scale_ns, size=_GAPS_PER_DRAW))
+    while latest < end:
+        instants = latest + np.cumsum(rng.gamma(shape, scale_ns, size=_PER_DRAW))
         latest = float(instants[-1])
-        arrivals += instants[instants < end].astype(np.int64).tolist()
-    return arrivals
+        yield from instants[instants < end].astype(np.int64).tolist()
 
 
 def _on_off(
     process: OnOff, rng: np.random.Generator, begin: Instant, end: Instant
-) -> list[Instant]:
-    if process.on_ns <= 0 or process.off_ns <= 0:
-        message = f"periods of {process.on_ns} ns and {process.off_ns} ns must both be positive"
-        raise ValueError(message)
-    arrivals: list[Instant] = []
+) -> Iterator[Instant]:
+    _check_rates(end - begin, process.on_rate_rps, process.off_rate_rps)
+    _check_periods(process.on_ns, process.off_ns)
     turn, on = begin, True
     while turn < end:
         until = min(end, turn + (process.on_ns if on else process.off_ns))
         rate_rps = process.on_rate_rps if on else process.off_rate_rps
-        arrivals += _poisson(rate_rps, rng, turn, until)
+        yield from _at_rate(rate_rps, rng, turn, until)
         turn, on = until, not on
-    return arrivals
 
 
-def _listed(offsets_ns: tuple[Nanoseconds, ...], begin: Instant, end: Instant) -> list[Instant]:
-    if any(later < earlier for earlier, later in pairwise(offsets_ns)):
+def _mmpp(
+    process: Mmpp, rng: np.random.Generator, begin: Instant, end: Instant
+) -> Iterator[Instant]:
+    phases = process.phases
+    _check_rates(end - begin, *(phase.rate_rps for phase in phases))
+    _check_periods(*(phase.mean_ns for phase in phases))
+    whole_ns = sum(phase.mean_ns for phase in phases)
+    place = int(rng.choice(len(phases), p=[phase.mean_ns / whole_ns for phase in phases]))
+    turn = begin
+    while turn < end:
+        phase = phases[place]
+        until = min(end, turn + 1 + int(rng.exponential(phase.mean_ns)))
+        yield from _at_rate(phase.rate_rps, rng, turn, until)
+        turn, place = until, (place + 1) % len(phases)
+
+
+def _spikes(
+    process: Spikes, rng: np.random.Generator, begin: Instant, end: Instant
+) -> Iterator[Instant]:
+    _check_periods(process.period_ns, process.width_ns)
+    _check_rates(end - begin, process.base_rps, process.count * SECOND / process.period_ns)
+    for start in range(begin, end, process.period_ns):
+        until = min(end, start + process.period_ns)
+        first = start + process.first_ns
+        base = _at_rate(process.base_rps, rng, start, until)
+        spike = _uniform(process.count, rng, first, first + process.width_ns)
+        yield from sorted(at for at in (*base, *spike) if at < until)
+
+
+def _counts(
+    process: Counts, rng: np.random.Generator, begin: Instant, end: Instant
+) -> Iterator[Instant]:
+    _check_periods(process.slot_ns)
+    if any(count < 0 for count in process.counts):
+        message = "a slot has a negative count"
+        raise ValueError(message)
+    start = begin
+    for count in process.counts:
+        if start >= end:
+            return
+        for at in _uniform(count, rng, start, start + process.slot_ns):
+            if at < end:
+                yield at
+        start += process.slot_ns
+
+
+def _listed(
+    process: Listed, _rng: np.random.Generator, begin: Instant, end: Instant
+) -> Iterator[Instant]:
+    if any(later < earlier for earlier, later in pairwise(process.offsets_ns)):
         message = "listed arrivals must ascend: sort their offsets"
         raise ValueError(message)
-    return [begin + offset for offset in offsets_ns if 0 <= offset < end - begin]
+    for offset in process.offsets_ns:
+        if 0 <= offset < end - begin:
+            yield begin + offset
+
+
+_DRAWERS: Final[dict[type[ArrivalProcess], Callable[..., Iterator[Instant]]]] = {
+    Poisson: _poisson,
+    Gamma: _gamma,
+    OnOff: _on_off,
+    Mmpp: _mmpp,
+    Spikes: _spikes,
+    Counts: _counts,
+    Listed: _listed,
+}

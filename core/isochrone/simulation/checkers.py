@@ -1,7 +1,7 @@
 """Rules that every run must keep, checked by code that shares nothing with the scheduler.
 
-An observer for the driver, and one pass over the records of a finished run, live or simulated.
-Called by the simulator's tests, by ``swarm``, and by whoever wants a live trace judged. All raise
+An observer for the driver, and one pass over the records of a run, live or simulated. Memory has a
+checker of its own, in ``memory_checker``. Called by the simulator's tests, by ``swarm``, and by whoever wants a live trace judged. All raise
 ``AssertionError``: a broken rule is a defect of ours.
 """
 
@@ -15,6 +15,7 @@ from isochrone.scheduling.events import (
     PlanChanged,
     RequestArrived,
     RequestReady,
+    WorkerJoined,
     WorkerLost,
 )
 from isochrone.scheduling.outcomes import REASONS, Outcome, Reason
@@ -38,9 +39,10 @@ class RuleChecker:
         self._open: dict[RequestId, RequestArrived] = {}
         self._deadlines: dict[RequestId, Instant] = {}
         self._ready: dict[RequestId, bool] = {}
-        self._ended: dict[RequestId, Outcome] = {}
+        self._newest = RequestId(-1)
         self._running: dict[RequestId, ActionId] = {}
         self._actions: dict[ActionId, Infer | Load | Unload] = {}
+        self._workers: set[WorkerId] = set()
         self._told: Event | None = None
 
     def event(self, event: Event, now: Instant) -> None:
@@ -53,14 +55,20 @@ class RuleChecker:
                 target_ns = self._targets.get(event.service, 0)
                 if event.target_ns is not None:
                     target_ns = min(target_ns, event.target_ns)
+                assert event.request > self._newest, "requests are numbered in order of arrival"
+                self._newest = event.request
                 self._open[event.request] = event
                 self._deadlines[event.request] = event.arrived_at + target_ns
                 self._ready[event.request] = event.ready
             case RequestReady():
-                self._ready[event.request] = True
+                if event.request in self._open:
+                    self._ready[event.request] = True
             case ActionFinished():
                 self._finish(event.action)
+            case WorkerJoined():
+                self._workers.add(event.worker)
             case WorkerLost():
+                self._workers.discard(event.worker)
                 for action in [it.action for it in self._on(event.worker)]:
                     self._finish(action)
             case _:
@@ -94,6 +102,7 @@ class RuleChecker:
 
     def _issue(self, action: Infer | Load | Unload, now: Instant) -> None:
         assert action.action not in self._actions, f"action {action.action} was issued twice"
+        assert action.worker in self._workers, f"action {action.action} goes to nobody"
         assert action.earliest <= action.latest, f"action {action.action} has an empty window"
         assert action.latest >= now, f"action {action.action} was too late when it was issued"
         assert action.expected_ns >= 0
@@ -113,8 +122,8 @@ class RuleChecker:
 
     def _reply(self, reply: Reply, now: Instant) -> None:
         request = reply.request
-        assert request not in self._ended, f"request {request} ended twice"
-        assert request in self._open, f"request {request} ended, but never came"
+        assert request <= self._newest, f"request {request} ended, but never came"
+        assert request in self._open, f"request {request} ended twice"
         assert reply.reason in REASONS[reply.outcome], (
             f"request {request} is {reply.outcome.value} for reason {reply.reason.value}"
         )
@@ -128,8 +137,7 @@ class RuleChecker:
             assert reply.action is not None, f"request {request} is on time without a result"
         if reply.reason is Reason.DEADLINE_MISSED:
             assert now >= self._deadlines[request], f"request {request} is called late, early"
-        del self._open[request]
-        self._ended[request] = reply.outcome
+        del self._open[request], self._deadlines[request], self._ready[request]
 
     def _finish(self, action_id: ActionId) -> None:
         action = self._actions.pop(action_id, None)
@@ -139,31 +147,55 @@ class RuleChecker:
                     del self._running[request]
 
 
-def check_records(records: Iterable[Record], *, writing_ns: Nanoseconds = 0) -> None:
-    """Check a whole trace: one inference at a time per worker, one end per request, no false claim.
+class RecordChecker:
+    """Checks a trace as it is written: one inference at a time per worker, one end per request.
 
     A trace holds only what was recorded, so a request without a record is not noticed here. In a
     live trace ``ended`` is when the reply had been written, up to ``writing_ns`` after the
-    scheduler, whose claim is checked, decided; in a simulated one the two are one instant.
+    scheduler, whose claim is checked, decided; in a simulated one the two are one instant. Stamps
+    of another machine's clock may be wrong by ``clock_ns``. Memory grows with how far apart requests
+    end that came together, not with the trace.
     """
-    ended: dict[int, str] = {}
-    busy: dict[str, list[tuple[Instant, Instant, int]]] = {}
-    for record in records:
+
+    def __init__(self, *, writing_ns: Nanoseconds = 0, clock_ns: Nanoseconds = 0) -> None:
+        self._writing_ns = writing_ns
+        self._clock_ns = clock_ns
+        self._ended: set[int] = set()
+        self._ended_below = 0
+        """Every request with a smaller number has ended."""
+        self._busy: dict[str, tuple[Instant, int]] = {}
+
+    def record(self, record: Record) -> None:
+        """Check ``record``, which comes after all before it."""
         match record:
             case RequestRecord():
-                assert record.request not in ended, f"request {record.request} ended twice"
-                ended[record.request] = record.outcome
-                _check_request(record, writing_ns)
+                self._end(record.request)
+                _check_request(record, self._writing_ns)
             case ActionRecord(kind="infer", status="ok"):
                 assert record.begin <= record.end
-                busy.setdefault(record.worker, []).append((record.begin, record.end, record.action))
+                latest, previous = self._busy.get(record.worker, (record.begin, -1))
+                assert record.begin >= latest - self._clock_ns, (
+                    f"{record.worker} ran actions {previous} and {record.action} at once"
+                )
+                self._busy[record.worker] = (record.end, record.action)
             case _:
                 pass
-    for worker in sorted(busy):
-        latest, previous = 0, -1
-        for begin, end, action in sorted(busy[worker]):
-            assert begin >= latest, f"{worker} ran actions {previous} and {action} at once"
-            latest, previous = end, action
+
+    def _end(self, request: int) -> None:
+        ended = self._ended
+        again = request < self._ended_below or request in ended
+        assert not again, f"request {request} ended twice"
+        ended.add(request)
+        while self._ended_below in ended:
+            ended.discard(self._ended_below)
+            self._ended_below += 1
+
+
+def check_records(records: Iterable[Record], *, writing_ns: Nanoseconds = 0) -> None:
+    """Check a whole trace, in the order in which it was written: see ``RecordChecker``."""
+    checker = RecordChecker(writing_ns=writing_ns)
+    for record in records:
+        checker.record(record)
 
 
 def _check_request(record: RequestRecord, writing_ns: Nanoseconds) -> None:
