@@ -67,7 +67,9 @@ class CompiledHook(BuildHookInterface):  # type: ignore[type-arg,misc,unused-ign
         interpreted = {root / path for path in self.config["interpreted"]}
         found: list[str] = []
         for given in self.config["compiled"]:
-            paths = sorted((root / given).rglob("*.py")) if (root / given).is_dir() else [root / given]
+            paths = (
+                sorted((root / given).rglob("*.py")) if (root / given).is_dir() else [root / given]
+            )
             for path in paths:
                 if not path.is_file():
                     message = f"pyproject.toml names {given} to be compiled: there is no such file"
