@@ -173,9 +173,13 @@ def plan_changed(
 
 @dataclass
 class Executor:
-    """One honest executor: in order, inside the window, one at a time; transfers beside them."""
+    """One honest executor: in order, inside the window, one at a time; transfers beside them.
+
+    It has ``memory`` bytes, and refuses a load that does not fit.
+    """
 
     worker: str
+    memory: int = 1 << 30
     free_at: int = 0
     transfer_free_at: int = 0
     resident: set[str] = field(default_factory=set)
@@ -205,6 +209,8 @@ class World:
         self.service_of: dict[int, str] = {}
         self.deadlines: dict[int, int] = {}
         self.targets: dict[str, int] = {}
+        self.sizes: dict[str, int] = {}
+        self.refused_loads = 0
         self.sent: list[Action] = []
         self.busy_ns = 0
         self.log: list[str] = []
@@ -225,6 +231,9 @@ class World:
     ) -> list[Action]:
         for one in services:
             self.targets[one.service] = one.objectives.latency_ns
+        for one in variants:
+            profile = one.profiles[0]
+            self.sizes[one.id] = profile.weights_bytes + profile.workspace_bytes
         return self.tell(plan_changed(services, groups, variants, revision))
 
     def join(
@@ -237,7 +246,8 @@ class World:
         pool: str = "cpu",
     ) -> list[Action]:
         life = self.executors[worker].life + 1 if worker in self.executors else 0
-        executor = Executor(worker, resident={one.id for one in resident}, life=life)
+        names = {one.id for one in resident}
+        executor = Executor(worker, memory=memory, resident=names, life=life)
         self.executors[worker] = executor
         return self.tell(
             WorkerJoined(
@@ -336,6 +346,8 @@ class World:
 
         def answer() -> None:
             if executor.alive and executor.life == life and not executor.mute:
+                if isinstance(action, Load) and finished[1].status is ActionStatus.OK:
+                    executor.resident.add(action.variant)
                 self.tell(finished[1])
 
         self.at(finished[0], answer)
@@ -348,8 +360,10 @@ class World:
             executor.resident.discard(action.variant)
         else:
             status = self.load_status(action)
-            if status is ActionStatus.OK:
-                executor.resident.add(action.variant)
+            held = sum(self.sizes.get(name, 0) for name in executor.resident - {action.variant})
+            if status is ActionStatus.OK and held + self.sizes[action.variant] > executor.memory:
+                status = ActionStatus.NO_PAGES
+                self.refused_loads += 1
         return end, ActionFinished(action=action.action, status=status)
 
     def _execute(self, executor: Executor, action: Infer) -> tuple[int, ActionFinished]:
@@ -397,6 +411,42 @@ def simple(
     return world
 
 
+def crowd(
+    settings: Settings | None = None,
+    *,
+    variants: int,
+    slots: int,
+    workers: int = 1,
+    target_ms: float = 100,
+    times_ms: Mapping[int, float] | None = None,
+    load_ms: float = 8,
+    **fields: object,
+) -> World:
+    """``variants`` services on workers with room for ``slots`` of them: v00 … before s00 …."""
+    nets = [
+        variant(f"v{place:02}", times_ms=times_ms or {1: 2.0}, load_ms=load_ms, weights=90)
+        for place in range(variants)
+    ]
+    world = World(settings, **fields)
+    share = 1 / variants
+    world.plan(
+        [
+            service(f"s{place:02}", route(net, lane_share=share), target_ms=target_ms)
+            for place, net in enumerate(nets)
+        ],
+        [group("g", nets, replicas=workers)],
+        nets,
+    )
+    for place in range(workers):
+        world.join(f"w{place}", memory=slots * 100)
+    return world
+
+
+def failed(action: Action) -> ActionFinished:
+    """Return the answer of an executor that could not do ``action``."""
+    return ActionFinished(action=action.action, status=ActionStatus.ERROR)
+
+
 @pytest.fixture
 def lab() -> SimpleNamespace:
     """Hand out the builders of this file."""
@@ -404,6 +454,8 @@ def lab() -> SimpleNamespace:
         MS=MS,
         World=World,
         simple=simple,
+        crowd=crowd,
+        failed=failed,
         variant=variant,
         group=group,
         route=route,

@@ -15,6 +15,7 @@ from bisect import bisect_right
 from math import sqrt
 
 from isochrone.scheduling.estimates import FACTOR_VARIANCE
+from isochrone.scheduling.lanes import Lane
 from isochrone.scheduling.outcomes import Reason
 from isochrone.scheduling.plan_view import RouteKey
 from isochrone.scheduling.queues import RouteQueue
@@ -24,13 +25,16 @@ from isochrone.units import ONE_PPM, Instant, Nanoseconds
 Verdict = tuple[Reason | None, int]
 """``(None, finish estimate)``, or why not and the pause after which it is worth trying again."""
 
-_Shape = tuple[int, Nanoseconds, Nanoseconds]
+Shape = tuple[int, Nanoseconds, Nanoseconds]
 """Requests per batch, the time of such a batch, and the time of the last one, which may be smaller.
 """
 
 
-class _Picture:
-    """What admission needs to know about the lanes that hold one variant, at one instant."""
+class Picture:
+    """What admission needs to know about the lanes that one variant counts on, at one instant.
+
+    ``ready_ns`` is set by ``uneven`` where the variant is still to come: how long that may take.
+    """
 
     __slots__ = (
         "capacity",
@@ -40,21 +44,23 @@ class _Picture:
         "now",
         "poured",
         "rates",
+        "ready_ns",
         "settings",
         "sigma",
         "slowest",
         "squares",
     )
 
-    def __init__(self, queue: RouteQueue, now: Instant, settings: Settings) -> None:
+    def __init__(self, holders: list[Lane], now: Instant, settings: Settings) -> None:
         self.now = now
         self.settings = settings
-        self.count = len(queue.holders)
+        self.count = len(holders)
+        self.ready_ns = 0
         self.capacity = 0.0
         """Profile nanoseconds of work done per nanosecond, by all lanes together."""
         self.fastest = self.slowest = self.sigma = 0.0
         lanes: list[tuple[int, float, float]] = []
-        for lane in queue.holders:
+        for lane in holders:
             speed = lane.speed
             factor, sigma = speed.factor_at(now), speed.sigma_at(now)
             self.capacity += 1.0 / factor
@@ -104,19 +110,11 @@ class _Picture:
 
 def judge(queue: RouteQueue, rows: int, aim: Instant, now: Instant, settings: Settings) -> Verdict:
     """Return whether a request of ``rows`` with ``aim`` may join ``queue``, which has holders."""
-    if len(queue.requests) >= settings.queue_max:
-        return Reason.QUEUE_FULL, max(settings.retry_after_min_ns, queue.costs.full_ns)
-    picture = _Picture(queue, now, settings)
-    alone = queue.costs.cover_ns[rows] * picture.fastest
-    if now + alone * (1 + settings.margin_z * picture.sigma) > aim:
-        return Reason.IMPOSSIBLE_DEADLINE, 0
-    shares = queue.group.shares
-    pressed = now < shares.pressed_until
-    fills_first = queue.rows + rows <= queue.costs.full
-    if len(shares.claims) > 1 and (pressed or not fills_first):
-        excess = _excess_of_share(queue, rows, aim, picture)
-        if excess > 0:
-            return Reason.OVERLOAD, max(settings.retry_after_min_ns, int(excess))
+    picture = Picture(queue.holders, now, settings)
+    refusal = precheck(queue, rows, aim, picture)
+    if refusal is not None:
+        return refusal
+    pressed = now < queue.group.shares.pressed_until
     others = len(queue.group.waiting) - (1 if queue.aims else 0)
     if not others and (not queue.aims or queue.aims[-1] <= aim):
         finish, late = _append(queue, rows, aim, picture)
@@ -129,6 +127,23 @@ def judge(queue: RouteQueue, rows: int, aim: Instant, now: Instant, settings: Se
     return None, int(finish)
 
 
+def precheck(queue: RouteQueue, rows: int, aim: Instant, picture: Picture) -> Verdict | None:
+    """Return the refusal that needs no look at what is ahead, if there is one."""
+    now, settings = picture.now, picture.settings
+    if len(queue.requests) >= settings.queue_max:
+        return Reason.QUEUE_FULL, max(settings.retry_after_min_ns, queue.costs.full_ns)
+    alone = queue.costs.cover_ns[rows] * picture.fastest
+    if now + alone * (1 + settings.margin_z * picture.sigma) > aim:
+        return Reason.IMPOSSIBLE_DEADLINE, 0
+    shares = queue.group.shares
+    fills_first = queue.rows + rows <= queue.costs.full
+    if len(shares.claims) > 1 and (now < shares.pressed_until or not fills_first):
+        excess = _excess_of_share(queue, rows, aim, picture)
+        if excess > 0:
+            return Reason.OVERLOAD, max(settings.retry_after_min_ns, int(excess))
+    return None
+
+
 def probes(queue: RouteQueue, rows: int, aim: Instant, now: Instant, settings: Settings) -> bool:
     """Whether a request that ``judge`` refused shall be tried all the same, to learn from it.
 
@@ -136,14 +151,15 @@ def probes(queue: RouteQueue, rows: int, aim: Instant, now: Instant, settings: S
     itself says that it fits: so slow estimates cannot refuse everything for ever.
     """
     return (
-        not queue.group.waiting
+        bool(queue.holders)
+        and not queue.group.waiting
         and now - queue.accepted_at >= settings.probe_interval_ns
         and now + queue.costs.cover_ns[rows] <= aim
         and not any(lane.executions for lane in queue.holders)
     )
 
 
-def _append(queue: RouteQueue, rows: int, aim: Instant, picture: _Picture) -> tuple[float, float]:
+def _append(queue: RouteQueue, rows: int, aim: Instant, picture: Picture) -> tuple[float, float]:
     """Return when a newcomer at the end of the only queue ends, and by how much that is late."""
     costs = queue.costs
     if rows > 1 or queue.rows_max > 1:
@@ -155,15 +171,15 @@ def _append(queue: RouteQueue, rows: int, aim: Instant, picture: _Picture) -> tu
     batches, before = divmod(queue.rows, costs.full)
     ahead = batches * costs.full_ns
     first_aim = queue.aims[-before] if before else aim
-    return _join_batch(queue, (ahead, float(ahead) * costs.full_ns), before, first_aim, picture)
+    return join_batch(queue, (ahead, float(ahead) * costs.full_ns), before, first_aim, picture)
 
 
-def _join_batch(
+def join_batch(
     queue: RouteQueue,
     ahead: tuple[float, float],
     before: int,
     first_aim: Instant,
-    picture: _Picture,
+    picture: Picture,
 ) -> tuple[float, float]:
     """Return when a newcomer ends in a batch that ``before`` others are in, and how late that is.
 
@@ -186,7 +202,7 @@ def _opens(queue: RouteQueue, rows: int, aim: Instant) -> bool:
     return not queue.aims or queue.aims[-1] <= aim
 
 
-def _open(queue: RouteQueue, aim: Instant, picture: _Picture) -> tuple[float, float]:
+def _open(queue: RouteQueue, aim: Instant, picture: Picture) -> tuple[float, float]:
     """Return when a newcomer that begins a batch ends, and by how much anyone would be late then.
 
     Each batch counts with those who will probably have joined it by the time it begins, the
@@ -197,7 +213,7 @@ def _open(queue: RouteQueue, aim: Instant, picture: _Picture) -> tuple[float, fl
         (aim, queue.key, len(queue.aims), queue)
     ]
     for other in queue.group.waiting.values():
-        step = _shape(other, 0, 0)[0]
+        step = shape_of(other, 0, 0)[0]
         batches += [
             (other.aims[start], other.key, start, other)
             for start in range(0, len(other.aims), step)
@@ -216,12 +232,12 @@ def _open(queue: RouteQueue, aim: Instant, picture: _Picture) -> tuple[float, fl
     return finish, 0.0
 
 
-def _grown_ns(queue: RouteQueue, start: int, ahead_ns: float, picture: _Picture) -> Nanoseconds:
+def _grown_ns(queue: RouteQueue, start: int, ahead_ns: float, picture: Picture) -> Nanoseconds:
     """Return how long the batch of ``queue`` from place ``start`` on will probably take.
 
     The last batch of a queue grows until it is full, or begins, behind ``ahead_ns`` of work.
     """
-    step, batch_ns, last_ns = _shape(queue, 0, 0)
+    step, batch_ns, last_ns = shape_of(queue, 0, 0)
     if start + step < len(queue.aims):
         return batch_ns
     if queue.rows_max > 1:
@@ -232,7 +248,7 @@ def _grown_ns(queue: RouteQueue, start: int, ahead_ns: float, picture: _Picture)
     return costs.tail_ns[min(costs.full, size)]
 
 
-def _merge(queue: RouteQueue, rows: int, aim: Instant, picture: _Picture) -> tuple[float, float]:
+def _merge(queue: RouteQueue, rows: int, aim: Instant, picture: Picture) -> tuple[float, float]:
     """Return when the newcomer ends, and by how much it, or else anyone behind it, would be late.
 
     Batches are cut as dispatch would cut them, from the head of each queue, so that what is ahead
@@ -241,18 +257,18 @@ def _merge(queue: RouteQueue, rows: int, aim: Instant, picture: _Picture) -> tup
     # 1. Its own batch, whose place in the order is that of its first request.
     place = bisect_right(queue.aims, aim)
     count = len(queue.aims) + 1
-    step, batch_ns, last_ns = _shape(queue, rows, 1)
+    step, batch_ns, last_ns = shape_of(queue, rows, 1)
     first = place // step * step
     first_aim = aim if first == place else queue.aims[first]
     # 2. What is ahead, in its own queue and in the others.
     ahead_ns = float(first // step * batch_ns)
     ahead_squares = ahead_ns * batch_ns
-    cuts: list[tuple[RouteQueue, int, _Shape]] = []
+    cuts: list[tuple[RouteQueue, int, Shape]] = []
     for other in queue.group.waiting.values():
         if other is queue:
             continue
         cut = bisect_right(other.aims, first_aim)
-        shape = _shape(other, 0, 0)
+        shape = shape_of(other, 0, 0)
         begin = -(-cut // shape[0]) * shape[0]
         if begin >= len(other.aims):
             ahead_ns += other.work_ns
@@ -265,7 +281,7 @@ def _merge(queue: RouteQueue, rows: int, aim: Instant, picture: _Picture) -> tup
     own_ns = batch_ns if first + step < count else last_ns
     if rows == 1 and queue.rows_max == 1 and first + step >= count:
         ahead = (ahead_ns, ahead_squares)
-        finish, late = _join_batch(queue, ahead, count - 1 - first, first_aim, picture)
+        finish, late = join_batch(queue, ahead, count - 1 - first, first_aim, picture)
     else:
         finish = picture.finish(ahead_ns, ahead_squares, own_ns)
         late = finish - first_aim
@@ -293,7 +309,7 @@ def _merge(queue: RouteQueue, rows: int, aim: Instant, picture: _Picture) -> tup
     return finish, 0.0
 
 
-def _shape(queue: RouteQueue, rows: int, more: int) -> _Shape:
+def shape_of(queue: RouteQueue, rows: int, more: int) -> Shape:
     """Return the shape of the backlog of ``queue`` with ``more`` requests of ``rows`` in all.
 
     With requests of several rows, batches are taken as equal: their mean rows decide, and their
@@ -312,7 +328,7 @@ def _shape(queue: RouteQueue, rows: int, more: int) -> _Shape:
     return step, each, each
 
 
-def _excess_of_share(queue: RouteQueue, rows: int, aim: Instant, picture: _Picture) -> float:
+def _excess_of_share(queue: RouteQueue, rows: int, aim: Instant, picture: Picture) -> float:
     """Return for how long the service's own backlog is too much for its share, with the newcomer.
 
     A service that has nothing in the group may always have one request: a share smaller than one

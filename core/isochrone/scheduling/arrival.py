@@ -14,9 +14,11 @@ from isochrone.scheduling.events import RequestArrived
 from isochrone.scheduling.groups import WorkerGroup
 from isochrone.scheduling.outcomes import Outcome, Reason
 from isochrone.scheduling.plan_view import ServiceView
+from isochrone.scheduling.promises import best_offer, promise
 from isochrone.scheduling.queues import RouteQueue
 from isochrone.scheduling.requests import Request, RequestState
 from isochrone.scheduling.residency import remaining_load_ns
+from isochrone.scheduling.uneven import judge_absent, judge_uneven
 from isochrone.units import Instant, Nanoseconds, PartsPerMillion
 
 RANKS: Final = (
@@ -26,6 +28,9 @@ RANKS: Final = (
     Reason.IMPOSSIBLE_DEADLINE,
 )
 """Which refusal is told when routes differ: the one after which trying again helps soonest."""
+
+UNMET: Final = (Reason.OVERLOAD, Reason.QUEUE_FULL, Reason.NOT_LOADED)
+"""Refusals that another copy of the variant, on another worker, might have spared."""
 
 NO_GROUPS: Final[tuple[WorkerGroup, ...]] = ()
 
@@ -44,7 +49,8 @@ def admit(
     service = cell.view.services.get(event.service)
     if service is None or not service.routes:
         why = Reason.NO_ROUTE if service is None else Reason.SUSPENDED
-        return _refuse(event, why, None, actions)
+        _refuse(event, why, None, actions)
+        return NO_GROUPS
     target_ns = service.target_ns
     if event.target_ns is not None and event.target_ns < target_ns:
         target_ns = event.target_ns
@@ -62,7 +68,12 @@ def admit(
         if chosen is not None and refusal is Reason.OVERLOAD:
             shares, window_ns = chosen.group.shares, cell.settings.active_window_ns
             shares.note_refusal(chosen.claim, now, window_ns)
-        return _refuse(event, refusal, pause_ns, actions)
+        _refuse(event, refusal, pause_ns, actions)
+        return _note_demand(chosen, event.rows, refusal, now)
+    if not chosen.home:
+        offer = best_offer(cell, chosen.group, chosen.route.variant.id, now)
+        assert offer is not None, chosen.key
+        promise(offer, chosen.route.variant.id, on_demand=False)
     chosen.accepted_at = now
     version, floor_ppm = wish
     request = Request(
@@ -87,7 +98,8 @@ def _choose(
 ) -> tuple[RouteQueue | None, Reason | None, Nanoseconds | None]:
     """Return the queue that the newcomer should join; or why none, and a hint when to try again.
 
-    With a refusal comes the queue that it speaks of, if any route admits such a request at all.
+    With a refusal comes the queue that it speaks of, if any route admits such a request at all. A
+    queue whose variant nobody holds is joined on the promise of a load.
     """
     version, floor_ppm = wish
     aim, now = when
@@ -103,7 +115,12 @@ def _choose(
         queue.group.shares.note_arrival(queue.claim, now)
         queue.note_asked(now)
         reason: Reason | None
-        if queue.holders:
+        if queue.group.crowded:
+            if queue.holders:
+                reason, figure = judge_uneven(queue, event.rows, aim, now, cell.settings)
+            else:
+                reason, figure = judge_absent(cell, queue, event.rows, aim, now)
+        elif queue.holders:
             reason, figure = judge(queue, event.rows, aim, now, cell.settings)
         else:
             reason, figure = Reason.NOT_LOADED, remaining_load_ns(queue, now)
@@ -124,12 +141,26 @@ def _rank(reason: Reason, pause_ns: Nanoseconds) -> tuple[int, Nanoseconds]:
     return RANKS.index(reason), pause_ns
 
 
+def _note_demand(
+    queue: RouteQueue | None, rows: int, refusal: Reason, now: Instant
+) -> tuple[WorkerGroup, ...]:
+    """Count a refusal that another copy in memory would have helped; return whom that touches."""
+    if queue is None or refusal not in UNMET or not queue.group.crowded:
+        return NO_GROUPS
+    group = queue.group
+    if all(lane.bit & queue.reach for lane in group.lanes):
+        return NO_GROUPS
+    group.demand.note(queue.route.variant.id, queue.costs.cover_ns[rows], now)
+    group.unsettled = True
+    return group.alone
+
+
 def _refuse(
     event: RequestArrived,
     reason: Reason,
     retry_after_ns: Nanoseconds | None,
     actions: list[Action],
-) -> tuple[WorkerGroup, ...]:
+) -> None:
     actions.append(
         Reply(
             request=event.request,
@@ -138,4 +169,3 @@ def _refuse(
             retry_after_ns=retry_after_ns,
         )
     )
-    return NO_GROUPS

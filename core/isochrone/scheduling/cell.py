@@ -38,7 +38,16 @@ class Cell:
         self.view = PlanView(revision=EMPTY_PLAN.revision, services={}, groups={})
         self.groups: dict[GroupId, WorkerGroup] = {}
         self.loose = WorkerGroup(
-            GroupView(group=GroupId(""), pool=PoolId(""), variants={}, sigma=0.0)
+            GroupView(
+                group=GroupId(""),
+                pool=PoolId(""),
+                variants={},
+                order=(),
+                memory_bytes=0,
+                longest_ns=0,
+                sigma=0.0,
+            ),
+            settings.demand_half_life_ns,
         )
         """Workers that the plan has no place for: what is under way there may still end."""
         self.queues: dict[RouteKey, RouteQueue] = {}

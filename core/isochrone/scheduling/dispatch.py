@@ -19,7 +19,7 @@ from isochrone.units import Instant
 
 def fill_lanes(cell: Cell, group: WorkerGroup, now: Instant, actions: list[Action]) -> None:
     """Send what may be sent now, and note when the next batch may be."""
-    idle_handed: list[Lane] = []
+    idle_handed = _without_work(group) if group.crowded else []
     while group.waiting:
         lane = _next_lane(cell, group, now, idle_handed)
         if lane is None:
@@ -40,6 +40,15 @@ def fill_lanes(cell: Cell, group: WorkerGroup, now: Instant, actions: list[Actio
         else:
             end_queued(cell, head, actions)
     group.dispatch_at = NEVER
+
+
+def _without_work(group: WorkerGroup) -> list[Lane]:
+    """Return the lanes that hold nothing that anybody waits for."""
+    runnable = 0
+    for queue in group.waiting.values():
+        if queue.holders:
+            runnable |= queue.home
+    return [lane for lane in group.lanes if not lane.bit & runnable]
 
 
 def _next_lane(
@@ -127,6 +136,8 @@ def _send(
     cell.under_way[action] = execution
     lane.send(execution, now)
     queue.claim.give(expected, now, cell.settings.active_window_ns)
+    if lane.crowded:
+        lane.touch(queue.route.variant.id)
     group = queue.group
     timeout_at = lane.head_end + cell.settings.action_timeout_ns
     group.expire_at = min(group.expire_at, timeout_at)

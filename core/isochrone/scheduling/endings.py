@@ -29,12 +29,15 @@ def end(
 def end_queued(cell: Cell, request: Request, actions: list[Action]) -> None:
     """Reply to the queued ``request`` that can no longer be on time, and take it out.
 
-    Where no worker could have run it, that is a failure of ours, not lateness.
+    Where no worker has or awaits its weights, that is a failure of ours, not lateness.
     """
     queue = request.queue
     queue.remove(request)
+    if not queue.holders:
+        # Perhaps nobody waits any more for what a worker owes.
+        queue.group.unsettled = True
     ending = (
-        (Outcome.LATE, Reason.DROPPED) if queue.holders else (Outcome.FAILED, Reason.EXECUTOR_LOST)
+        (Outcome.LATE, Reason.DROPPED) if queue.home else (Outcome.FAILED, Reason.EXECUTOR_LOST)
     )
     end(cell, request, ending, actions)
 
@@ -67,6 +70,8 @@ def give_back(
     enqueue(request, queue)
     # Its group may be another than the one whose beat this is.
     queue.group.dispatch_at = now
+    if not queue.holders:
+        queue.group.unsettled = True
 
 
 def enqueue(request: Request, queue: RouteQueue) -> None:
@@ -81,14 +86,14 @@ def enqueue(request: Request, queue: RouteQueue) -> None:
 
 
 def other_queue(cell: Cell, request: Request) -> RouteQueue | None:
-    """Return the queue that ``request`` should wait in now: its own while that has a worker.
+    """Return the queue that ``request`` should wait in now: its own while it counts on a worker.
 
     Otherwise another route's that has one, or its own again in the hope of a worker, or any.
     None when the plan has no route for it any more.
     """
     own = request.queue
     stays = not own.retired and request.rows <= own.costs.rows_max
-    if stays and own.holders:
+    if stays and own.home:
         return own
     service = cell.view.services.get(request.service)
     routes = [
@@ -97,7 +102,7 @@ def other_queue(cell: Cell, request: Request) -> RouteQueue | None:
         if route.admits(rows=request.rows, version=request.version, floor_ppm=request.floor_ppm)
     ]
     for queue in routes:
-        if queue.holders:
+        if queue.home:
             return queue
     if stays:
         return own

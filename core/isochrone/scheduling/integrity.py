@@ -4,8 +4,8 @@ Called by ``Scheduler.check_integrity``. A violation is a defect of ours: an ``A
 """
 
 from isochrone.scheduling.cell import Cell
-from isochrone.scheduling.groups import WorkerGroup, lane_holds
-from isochrone.scheduling.lanes import Execution, Transfer
+from isochrone.scheduling.groups import WorkerGroup, lane_awaits, lane_holds
+from isochrone.scheduling.lanes import Execution, Lane, Transfer
 from isochrone.scheduling.queues import RouteQueue
 from isochrone.scheduling.requests import RequestState
 
@@ -39,6 +39,8 @@ def check(cell: Cell) -> None:
         assert count == 1, f"request {number} stands in {count} places"
     for group in cell.groups.values():
         _check_group(group)
+        for lane in group.lanes:
+            _check_memory(group, lane)
 
 
 def _check_queue(cell: Cell, queue: RouteQueue, places: dict[int, int]) -> None:
@@ -59,10 +61,49 @@ def _check_queue(cell: Cell, queue: RouteQueue, places: dict[int, int]) -> None:
 
 
 def _check_group(group: WorkerGroup) -> None:
-    for lane in group.lanes:
+    assert group.crowded == any(lane.crowded for lane in group.lanes), group.view.group
+    for place, lane in enumerate(group.lanes):
         assert lane.group is group, lane.worker
+        assert lane.bit == 1 << place, lane.worker
     for variant, holders in group.holders.items():
         expected = [lane for lane in group.lanes if lane_holds(lane, variant)]
         assert holders == expected, (group.view.group, variant)
-    for lane in group.lanes:
-        assert lane.used_bytes <= max(lane.memory_bytes, lane.joined_bytes), lane.worker
+        awaiting = [lane for lane in group.lanes if lane_awaits(lane, variant)]
+        for queue in group.queues_to.get(variant, ()):
+            assert queue.holders is holders, queue.key
+            assert queue.reach == sum({lane.bit for lane in (*holders, *awaiting)}), queue.key
+            if holders:
+                assert queue.home == sum(lane.bit for lane in holders), queue.key
+                assert queue.coming is None, queue.key
+            else:
+                assert queue.coming is (awaiting[0] if awaiting else None), queue.key
+                assert queue.home == (awaiting[0].bit if awaiting else 0), queue.key
+    listed = [queue for queues in group.queues_to.values() for queue in queues]
+    assert sorted(queue.key for queue in listed) == sorted(group.queues), group.view.group
+    group.demand.check()
+
+
+def _check_memory(group: WorkerGroup, lane: Lane) -> None:
+    """Assert that ``lane`` holds and owes no more than it has memory for, and what with reason."""
+    wanted = group.view.variants
+    assert lane.used_bytes <= max(lane.memory_bytes, lane.joined_bytes), lane.worker
+    assert lane.held_bytes == sum(lane.resident.values()), lane.worker
+    assert lane.crowded == (group.view.memory_bytes > lane.memory_bytes), lane.worker
+    strangers = sorted(one for one in lane.resident if one not in wanted)
+    assert sorted(lane.unwanted) == strangers, lane.worker
+    if lane.crowded:
+        assert not lane.missing, lane.worker
+    else:
+        lacking = sorted(one for one in wanted if one not in lane.resident)
+        assert sorted(lane.missing) == lacking, lane.worker
+        assert not lane.due, lane.worker
+    doomed_bytes = sum(lane.resident[variant] for variant in lane.doomed)
+    due_bytes = sum(due.memory_bytes for due in lane.due.values())
+    assert lane.owed_bytes == due_bytes - doomed_bytes, lane.worker
+    assert lane.due_ns == sum(due.cost_ns for due in lane.due.values()), lane.worker
+    assert not lane.due or lane.room_bytes >= 0, lane.worker
+    for variant in lane.doomed:
+        assert not lane.uses(variant), (lane.worker, variant)
+    for variant, due in lane.due.items():
+        assert variant not in lane.resident, (lane.worker, variant)
+        assert due.on_demand or group.waits_without(variant), (lane.worker, variant)

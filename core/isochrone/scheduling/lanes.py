@@ -4,18 +4,28 @@ The only source of truth about an executor in between its answers. Changed by ``
 ``residency`` and ``scheduler``; read by ``admission``.
 """
 
+from collections import deque
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
 from isochrone.ids import ActionId, GroupId, PoolId, VariantId, WorkerId
 from isochrone.scheduling.estimates import SpeedEstimate
+from isochrone.scheduling.plan_view import GroupView
 from isochrone.scheduling.queues import RouteQueue
 from isochrone.scheduling.requests import Request
 from isochrone.units import Bytes, Instant, Nanoseconds
 
 if TYPE_CHECKING:
     from isochrone.scheduling.groups import WorkerGroup
+
+LOAD_RATIOS = 10
+"""Loads behind a worker's load factor, which is the slowest of them (Clockwork's estimate, OSDI
+2020: the 99th percentile of the last 10)."""
+LOAD_RATIO_MAX = 100.0
+"""One load counts at most so many times its profile."""
+RETRIES_MAX = 64
+"""Failed transfers that a lane remembers; the one that failed longest ago is forgotten."""
 
 
 class Execution:
@@ -63,14 +73,18 @@ class TransferKind(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Transfer:
-    """One Load or Unload under way. ``expected_at`` is its predicted end."""
+    """One Load or Unload under way.
+
+    ``expected_at`` is its predicted end, ``bound_at`` the same with a margin.
+    """
 
     action: ActionId
     lane: "Lane"
     kind: TransferKind
     variant: VariantId
-    weights_bytes: Bytes
+    memory_bytes: Bytes
     expected_at: Instant
+    bound_at: Instant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -82,6 +96,29 @@ class Retry:
     detail: str
 
 
+class DueLoad:
+    """A load that a lane owes and has not begun.
+
+    ``cost_ns`` is what its transfers may take, evictions and margin included. ``on_demand``: it is
+    for clients who were refused; otherwise requests wait for it.
+    """
+
+    __slots__ = ("cost_ns", "memory_bytes", "on_demand", "variant")
+
+    def __init__(
+        self,
+        *,
+        variant: VariantId,
+        memory_bytes: Bytes,
+        cost_ns: Nanoseconds,
+        on_demand: bool,
+    ) -> None:
+        self.variant = variant
+        self.memory_bytes = memory_bytes
+        self.cost_ns = cost_ns
+        self.on_demand = on_demand
+
+
 class Lane:
     """One worker. Executions run one at a time, in the order sent; one transfer runs beside them.
 
@@ -90,14 +127,25 @@ class Lane:
     """
 
     __slots__ = (
+        "_load_ratios",
+        "bit",
+        "crowded",
+        "doomed",
+        "due",
+        "due_ns",
+        "eager",
         "executions",
         "free_at",
         "group",
         "group_id",
         "head_end",
+        "held_bytes",
         "joined_bytes",
         "last_end",
+        "load_factor",
         "memory_bytes",
+        "missing",
+        "owed_bytes",
         "pool",
         "resident",
         "retries",
@@ -105,6 +153,7 @@ class Lane:
         "squares",
         "stuck",
         "transfer",
+        "unwanted",
         "worker",
     )
 
@@ -126,8 +175,32 @@ class Lane:
         self.pool = pool
         self.memory_bytes = memory_bytes
         self.speed = speed
+        self.bit = 0
+        """Its place in its group, as one bit: sets of lanes are compared for every request."""
         self.resident: dict[VariantId, Bytes] = {}
-        """What it holds, also while an Unload is under way, by weight."""
+        """What it holds, also while an Unload is under way, and how much memory that takes. Where
+        memory is short, in order of last use."""
+        self.held_bytes: Bytes = 0
+        """The memory of all residents."""
+        self.crowded = False
+        """What the plan wants here does not all fit."""
+        self.missing: dict[VariantId, None] = {}
+        """What the plan wants here and it does not hold, in plan order; empty where crowded."""
+        self.unwanted: dict[VariantId, None] = {}
+        """What it holds and the plan does not want here."""
+        self.eager = 0
+        """Where crowded: how far it has come in the plan's order in filling its memory."""
+        self.due: dict[VariantId, DueLoad] = {}
+        """Loads that it owes, in the order in which they will begin."""
+        self.due_ns: Nanoseconds = 0
+        """What those may take."""
+        self.doomed: dict[VariantId, None] = {}
+        """Residents that will leave to make room for what is due; they serve nobody any more."""
+        self.owed_bytes: Bytes = 0
+        """The memory of what is due, less that of what is doomed."""
+        self.load_factor = 1.0
+        """Observed time of a load over its profile's: the slowest of the last ones."""
+        self._load_ratios: deque[float] = deque(maxlen=LOAD_RATIOS)
         self.joined_bytes: Bytes = 0
         """What it held when it joined: the one thing that may exceed its memory."""
         self.executions: list[Execution] = []
@@ -197,8 +270,91 @@ class Lane:
         self.executions.clear()
         self.squares = 0.0
         self.transfer = None
+        self.forget_due()
         self.speed.end_work(now)
         return lost
+
+    def follow(self, view: GroupView) -> None:
+        """Bring the figures of what it holds and lacks in line with a plan; owe nothing."""
+        wanted = view.variants
+        self.forget_due()
+        for variant in self.resident:
+            if variant in wanted:
+                self.resident[variant] = wanted[variant].memory_bytes
+        self.held_bytes = sum(self.resident.values())
+        self.joined_bytes = max(self.joined_bytes, self.used_bytes)
+        self.crowded = view.memory_bytes > self.memory_bytes
+        self.unwanted = {variant: None for variant in self.resident if variant not in wanted}
+        self.missing = {}
+        if not self.crowded:
+            self.missing = {variant: None for variant in wanted if variant not in self.resident}
+        self.eager = 0
+
+    def take_in(self, variant: VariantId, memory_bytes: Bytes, *, wanted: bool) -> None:
+        """Note that ``variant`` is resident now."""
+        self.held_bytes += memory_bytes - self.resident.pop(variant, 0)
+        self.resident[variant] = memory_bytes
+        self.missing.pop(variant, None)
+        if not wanted:
+            self.unwanted[variant] = None
+
+    def give_up(self, variant: VariantId, *, wanted: bool) -> None:
+        """Note that ``variant`` is not resident any more, if it was."""
+        if variant in self.doomed:
+            self.spare(variant)
+        self.held_bytes -= self.resident.pop(variant, 0)
+        self.unwanted.pop(variant, None)
+        if wanted and not self.crowded:
+            self.missing[variant] = None
+
+    def touch(self, variant: VariantId) -> None:
+        """Note that ``variant``, a resident, is used now."""
+        self.resident[variant] = self.resident.pop(variant)
+
+    def expect(self, due: DueLoad) -> None:
+        """Owe ``due``, after what is owed already."""
+        self.due[due.variant] = due
+        self.due_ns += due.cost_ns
+        self.owed_bytes += due.memory_bytes
+
+    def cancel(self, variant: VariantId) -> None:
+        """Owe the load of ``variant`` no longer: it begins, or nobody wants it."""
+        due = self.due.pop(variant)
+        self.due_ns -= due.cost_ns
+        self.owed_bytes -= due.memory_bytes
+
+    def doom(self, variant: VariantId) -> None:
+        """Have the resident ``variant`` leave, for room."""
+        self.doomed[variant] = None
+        self.owed_bytes -= self.resident[variant]
+
+    def spare(self, variant: VariantId) -> None:
+        """Let ``variant``, which was to leave, stay."""
+        del self.doomed[variant]
+        self.owed_bytes += self.resident[variant]
+
+    def forget_due(self) -> None:
+        """Owe nothing, and doom nobody."""
+        self.due.clear()
+        self.doomed.clear()
+        self.due_ns = self.owed_bytes = 0
+
+    def pausing(self, variant: VariantId, now: Instant) -> bool:
+        """Whether a transfer of ``variant`` failed a short while ago."""
+        retry = self.retries.get(variant)
+        return retry is not None and retry.at > now
+
+    def note_failure(self, variant: VariantId, retry: Retry) -> None:
+        """Remember that a transfer of ``variant`` failed."""
+        self.retries.pop(variant, None)
+        self.retries[variant] = retry
+        if len(self.retries) > RETRIES_MAX:
+            del self.retries[next(iter(self.retries))]
+
+    def observe_load(self, ratio: float) -> None:
+        """Learn from a load that took ``ratio`` times what its profile says."""
+        self._load_ratios.append(min(ratio, LOAD_RATIO_MAX))
+        self.load_factor = max(1.0, *self._load_ratios)
 
     def uses(self, variant: VariantId) -> bool:
         """Whether an execution of ``variant`` is under way."""
@@ -206,9 +362,13 @@ class Lane:
 
     @property
     def used_bytes(self) -> Bytes:
-        """Weights that it holds or is being given."""
-        used = sum(self.resident.values())
+        """Memory of what it holds or is being given."""
         transfer = self.transfer
         if transfer is not None and transfer.kind is TransferKind.LOAD:
-            used += transfer.weights_bytes
-        return used
+            return self.held_bytes + transfer.memory_bytes
+        return self.held_bytes
+
+    @property
+    def room_bytes(self) -> Bytes:
+        """Memory that is neither used nor owed, once all that is doomed has left."""
+        return self.memory_bytes - self.used_bytes - self.owed_bytes

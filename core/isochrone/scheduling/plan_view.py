@@ -71,20 +71,28 @@ class ServiceView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VariantView:
-    """What hosting a variant takes on one pool; ``weights_bytes`` is with its workspace."""
+    """What hosting a variant takes on one pool. ``memory_bytes``: weights and workspace."""
 
     variant: VariantId
     load_ns: Nanoseconds
-    weights_bytes: Bytes
+    memory_bytes: Bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupView:
-    """A worker group. ``sigma`` is the relative error that its variants' profiles imply."""
+    """A worker group.
+
+    ``order`` are its variants in the plan's order, ``memory_bytes`` what all of them take together,
+    ``longest_ns`` the longest batch among them. ``sigma`` is the relative error that their profiles
+    imply.
+    """
 
     group: GroupId
     pool: PoolId
     variants: dict[VariantId, VariantView]
+    order: tuple[VariantId, ...]
+    memory_bytes: Bytes
+    longest_ns: Nanoseconds
     sigma: float
 
 
@@ -183,18 +191,23 @@ def _view_service(
 def _view_group(group: Group, variants: dict[VariantId, Variant]) -> GroupView:
     hosted: dict[VariantId, VariantView] = {}
     sigmas: list[float] = []
+    longest_ns = 0
     for variant_id in group.variants:
         _, profile = _profiled(variant_id, group.pool, variants)
         hosted[variant_id] = VariantView(
             variant=variant_id,
             load_ns=profile.load_ns,
-            weights_bytes=profile.weights_bytes + profile.workspace_bytes,
+            memory_bytes=profile.weights_bytes + profile.workspace_bytes,
         )
+        longest_ns = max([longest_ns, *(batch.p50_ns for batch in profile.batches)])
         sigmas.extend(seed_sigma(max(1, batch.p50_ns), batch.p99_ns) for batch in profile.batches)
     return GroupView(
         group=group.id,
         pool=group.pool,
         variants=hosted,
+        order=tuple(hosted),
+        memory_bytes=sum(view.memory_bytes for view in hosted.values()),
+        longest_ns=longest_ns,
         sigma=sum(sigmas) / len(sigmas) if sigmas else 0.0,
     )
 

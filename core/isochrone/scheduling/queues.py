@@ -27,6 +27,9 @@ class RouteQueue:
 
     ``aims`` runs beside ``requests``, so that a position is found by bisection. ``holders`` are the
     lanes on which the route's variant is resident (one list per group and variant, shared).
+    ``home`` is the set of lanes, by bit, that its requests count on: the holders, or where there are
+    none the lane ``coming``, which is loading the variant or owes that. ``reach`` is the set of
+    lanes on which its requests may come to run. All four are kept by ``WorkerGroup.refresh``.
     """
 
     __slots__ = (
@@ -34,11 +37,14 @@ class RouteQueue:
         "aims",
         "asked_at",
         "claim",
+        "coming",
         "costs",
         "gap_ns",
         "group",
         "holders",
+        "home",
         "key",
+        "reach",
         "receiving",
         "requests",
         "retired",
@@ -56,6 +62,8 @@ class RouteQueue:
         self.group = group
         self.claim = claim
         self.holders: list[Lane] = group.holders_of(route.variant.id)
+        self.home = self.reach = 0
+        self.coming: Lane | None = None
         self.requests: list[Request] = []
         self.aims: list[Instant] = []
         self.receiving = 0

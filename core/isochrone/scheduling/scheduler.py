@@ -121,8 +121,13 @@ class Scheduler:
         if request.state is RequestState.DISPATCHED:
             request.move(RequestState.WITHDRAWN)
         elif request.state is not RequestState.WITHDRAWN:
-            request.queue.remove(request)
+            queue = request.queue
+            queue.remove(request)
             end(self._cell, request, (Outcome.INVALID, event.reason), actions)
+            if not queue.holders:
+                # Perhaps nobody waits any more for what a worker owes.
+                queue.group.unsettled = True
+                return queue.group.alone
         return ()
 
     def _finished(self, event: ActionFinished, now: Instant, actions: list[Action]) -> Touched:
@@ -172,9 +177,10 @@ class Scheduler:
         cell, lane = self._cell, doing.lane
         lane.settle(doing, now, now)
         if event.status is ActionStatus.WEIGHTS_MISSING:
-            lane.resident.pop(doing.queue.route.variant.id, None)
+            variant = doing.queue.route.variant.id
+            lane.give_up(variant, wanted=variant in lane.group.view.variants)
             lane.group.unsettled = True
-            lane.group.refresh_holders()
+            lane.group.refresh(variant)
         if event.status in RETURNED:
             for request in doing.requests:
                 give_back(cell, request, now, (Outcome.LATE, Reason.DROPPED), actions)

@@ -78,12 +78,29 @@ class Settings:
     unload_expected_ns: Nanoseconds = 1 * MILLISECOND
     """What giving back memory is expected to take."""
 
+    load_margin: float = 0.25
+    """Relative error of a load that admission leaves room for, where a request must wait for its
+    weights: a profile has one figure for loads, and no quantiles. A worker whose last loads took
+    longer than profiled is believed slower on top of that."""
+
+    promises_max: int = 8
+    """Loads that a worker owes to waiting requests at once; beyond, NOT_LOADED."""
+
+    demand_half_life_ns: Nanoseconds = 1 * SECOND
+    """Refused lane time counts half as much for what to load next after so long."""
+
     retry_after_min_ns: Nanoseconds = 500 * MICROSECOND
     """The least pause that a refused client is asked for."""
 
     def __post_init__(self) -> None:
         """Reject settings that no scheduler can keep; ``ValueError`` names the field."""
-        for name in ("outstanding_max", "residual_window", "queue_max", "attempts_max"):
+        for name in (
+            "outstanding_max",
+            "residual_window",
+            "queue_max",
+            "attempts_max",
+            "promises_max",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"settings.{name} is below 1: give at least 1")
         for name in (
@@ -93,6 +110,7 @@ class Settings:
             "load_timeout_ns",
             "load_window_ns",
             "load_retry_min_ns",
+            "demand_half_life_ns",
         ):
             if getattr(self, name) <= 0:
                 raise ValueError(f"settings.{name} is not positive: give a duration above 0")
@@ -102,6 +120,12 @@ class Settings:
             )
         if self.load_retry_max_ns < self.load_retry_min_ns:
             raise ValueError("settings.load_retry_max_ns is below load_retry_min_ns")
-        for name in ("reply_overhead_ns", "dispatch_ahead_ns", "window_slack_ns", "margin_z"):
+        for name in (
+            "reply_overhead_ns",
+            "dispatch_ahead_ns",
+            "window_slack_ns",
+            "margin_z",
+            "load_margin",
+        ):
             if getattr(self, name) < 0:
                 raise ValueError(f"settings.{name} is negative: give at least 0")

@@ -35,7 +35,10 @@ def change_plan(cell: Cell, event: PlanChanged, now: Instant, actions: list[Acti
     orphans = _requeue(cell)
     for group in cell.groups.values():
         group.unsettled = True
-        group.refresh_holders()
+        group.demand.clear()
+        for lane in group.lanes:
+            lane.follow(group.view)
+        group.refresh_all()
     # 4. A place for the orphans, or an end.
     for request in orphans:
         queue = other_queue(cell, request)
@@ -58,7 +61,8 @@ def join(cell: Cell, event: WorkerJoined, now: Instant, actions: list[Action]) -
         speed=SpeedEstimate(cell.settings, sigma=0.0, now=now),
     )
     # What no plan names has no known weight yet.
-    lane.resident = dict.fromkeys(event.resident, 0)
+    for variant in event.resident:
+        lane.take_in(variant, 0, wanted=False)
     cell.lanes[event.worker] = lane
     group = cell.groups.get(event.group)
     if group is not None and group.view.pool == event.pool:
@@ -79,14 +83,15 @@ def abandon(cell: Cell, lane: Lane, now: Instant, actions: list[Action]) -> None
     if lane.transfer is not None:
         del cell.under_way[lane.transfer.action]
     lost = lane.clear(now)
-    lane.group.refresh_holders()
+    lane.group.refresh_all()
+    lane.group.unsettled = True
     for execution in lost:
         del cell.under_way[execution.action]
         for request in execution.requests:
             give_back(cell, request, now, LOST, actions)
     # What only waited for this worker may have another route.
     for queue in tuple(cell.queues.values()):
-        if not queue.holders:
+        if not queue.home:
             for request in tuple(queue.requests):
                 other = other_queue(cell, request)
                 if other is not None and other is not queue:
@@ -99,20 +104,19 @@ def _assign(cell: Cell, lane: Lane, group: WorkerGroup, now: Instant) -> None:
     lane.group = group
     group.lanes.append(lane)
     group.lanes.sort(key=lambda lane: lane.worker)
-    for variant in lane.resident:
-        if variant in group.view.variants:
-            lane.resident[variant] = group.view.variants[variant].weights_bytes
+    lane.follow(group.view)
     lane.joined_bytes = lane.used_bytes
     if not lane.executions:
         lane.speed = SpeedEstimate(cell.settings, sigma=group.view.sigma, now=now)
     group.expire_at = min(group.expire_at, now)
     group.unsettled = True
-    group.refresh_holders()
+    group.refresh_all()
 
 
 def _loosen(cell: Cell, lane: Lane, now: Instant) -> None:
+    lane.forget_due()
     lane.group.lanes.remove(lane)
-    lane.group.refresh_holders()
+    lane.group.refresh_all()
     lane.group = cell.loose
     cell.loose.lanes.append(lane)
     cell.loose.expire_at = now
@@ -125,7 +129,8 @@ def _regroup(cell: Cell, now: Instant) -> None:
         if lane.group is not cell.loose and (view is None or view.pool != lane.pool):
             _loosen(cell, lane, now)
     cell.groups = {
-        group_id: cell.groups.get(group_id) or WorkerGroup(view) for group_id, view in views.items()
+        group_id: cell.groups.get(group_id) or WorkerGroup(view, cell.settings.demand_half_life_ns)
+        for group_id, view in views.items()
     }
     for group_id, group in cell.groups.items():
         group.view = views[group_id]
@@ -169,8 +174,6 @@ def _requeue(cell: Cell) -> list[Request]:
             queues[key].replan(route)
             queues[key].holders = group.holders_of(route.variant.id)
     for group in cell.groups.values():
-        group.queues = {key: queue for key, queue in queues.items() if queue.group is group}
-        for service, claim in group.shares.claims.items():
-            claim.queues = [queue for key, queue in group.queues.items() if key[0] == service]
+        group.take_queues(queues)
     cell.queues = {key: queues[key] for key in routes}
     return sorted(orphans, key=lambda request: request.id)
