@@ -17,13 +17,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
-
 from clockwork_figures import draw, tables
 from clockwork_systems import INFER4, INFER5, System, as_published, candidates
 from clockwork_world import RESNET50_NS, Measured, clockwork_world, measure
 from isochrone.units import MILLISECOND, SECOND, Nanoseconds
 from isochrone_cli import console
+from publishing import RESULTS, publish
 
 DURATIONS_S: Final = {10: 0.6, 25: 1.0, 50: 2.0, 100: 3.0, 250: 3.0, 500: 3.0}
 """Objectives in milliseconds, and for how long each is run after its warm-up."""
@@ -134,17 +133,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="one objective, short, nothing tuned")
-    default = Path(__file__).parent / "results/clockwork_slo.json"
-    parser.add_argument("--out", type=Path, default=default)
+    parser.add_argument("--out", type=Path, default=RESULTS / "clockwork_slo.json")
     options = parser.parse_args()
     result = run(seed=options.seed, quick=options.quick)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
-    for table in tables(result):
-        console.output().print(table)
+    publish(result, tables(result), options.out)
     plot = options.out.with_suffix(".png")
     draw(result, plot)
-    console.output().print(f"written to {options.out} and {plot}")
+    console.output().print(f"drawn to {plot}")
 
 
 def _of(results: list[dict[str, Any]], name: str, target_ms: int) -> dict[str, Any]:

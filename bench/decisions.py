@@ -12,39 +12,14 @@ import argparse
 import heapq
 import platform
 import time
-from dataclasses import asdict, dataclass
-from itertools import count
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
 from rich.table import Table
 
-from isochrone.catalog import (
-    Accuracy,
-    AccuracyMetric,
-    AccuracySource,
-    Artifact,
-    BackendName,
-    BatchProfile,
-    Catalog,
-    Precision,
-    Profile,
-    Variant,
-)
-from isochrone.demand import Isolation, Objectives
 from isochrone.execution import ActionStatus
-from isochrone.ids import (
-    GroupId,
-    ModelId,
-    Namespace,
-    PoolId,
-    RequestId,
-    ServiceId,
-    VariantId,
-    WorkerId,
-)
-from isochrone.plan import Group, Plan, Route, ServicePlan
+from isochrone.ids import PoolId, RequestId
 from isochrone.scheduling.actions import Infer, Reply
 from isochrone.scheduling.events import (
     ActionFinished,
@@ -57,20 +32,16 @@ from isochrone.scheduling.outcomes import Outcome
 from isochrone.scheduling.scheduler import Scheduler
 from isochrone.scheduling.settings import Settings
 from isochrone.simulation.arrivals import Poisson, draw, generator
-from isochrone.units import (
-    GIB,
-    MIB,
-    MICROSECOND,
-    MILLISECOND,
-    ONE_PPM,
-    SECOND,
-    Instant,
-    Nanoseconds,
+from isochrone.simulation.baselines.worlds import (
+    BatchTimes,
+    TableService,
+    table_plan,
+    table_workers,
 )
-from isochrone_cli import console
+from isochrone.units import MIB, MICROSECOND, MILLISECOND, SECOND, Instant, Nanoseconds
 from isochrone_cli.commands.version import hot_path
 from isochrone_cli.machine import look
-from isochrone_cli.quantiles import figure
+from publishing import RESULTS, publish, summary
 
 SHAPES: Final = ((1, 1), (20, 1), (20, 8), (200, 32), (1000, 100))
 """Services, each with a model of its own, and workers, each of which holds every model."""
@@ -79,9 +50,7 @@ LOADS: Final = (0.9, 3.0)
 TIMES_NS: Final = {1: 2 * MILLISECOND, 2: 3 * MILLISECOND, 4: 5 * MILLISECOND, 8: 9 * MILLISECOND}
 TARGET_NS: Final[Nanoseconds] = 100 * MILLISECOND
 SEED: Final = 7
-GROUP: Final = GroupId("group")
 POOL: Final = PoolId("pool")
-NAMESPACE: Final = Namespace("bench")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,20 +66,20 @@ class Measurement:
 
 def measure(services: int, workers: int, load: float, requests: int) -> Measurement:
     """Decide on ``requests`` Poisson arrivals at ``load`` times what the workers can carry."""
-    plan, catalog = _plan(services, workers)
+    served = _services(services)
+    change = table_plan(served, {POOL: workers})
     scheduler = Scheduler(Settings())
-    scheduler.handle(PlanChanged(plan=plan, catalog=catalog), 0)
-    resident = tuple(variant.id for variant in catalog.variants)
-    for number in range(workers):
+    scheduler.handle(PlanChanged(plan=change.plan, catalog=change.catalog), 0)
+    for spec in table_workers(served, {POOL: workers}, {}):
         joined = WorkerJoined(
-            worker=WorkerId(f"worker-{number:03}"),
-            group=GROUP,
-            pool=POOL,
-            memory_bytes=64 * GIB,
-            resident=resident,
+            worker=spec.worker,
+            group=spec.group,
+            pool=spec.pool,
+            memory_bytes=spec.memory_bytes,
+            resident=spec.resident,
         )
         scheduler.handle(joined, 0)
-    arrivals = _arrivals(services, workers, load, requests)
+    arrivals = _arrivals(served, workers, load, requests)
     outcomes = dict.fromkeys(Outcome, 0)
     under_way: list[tuple[Instant, int, Instant]] = []
 
@@ -162,8 +131,8 @@ def run(requests: int, rounds: int) -> dict[str, Any]:
                 "services": services,
                 "workers": workers,
                 "load": load,
-                "requests_per_second": _figure(it.requests_per_second for it in runs),
-                "us_per_request": _figure(it.us_per_request for it in runs),
+                "requests_per_second": summary(it.requests_per_second for it in runs),
+                "us_per_request": summary(it.us_per_request for it in runs),
                 "on_time": runs[0].on_time,
                 "refused": runs[0].refused,
                 "other": runs[0].other,
@@ -196,15 +165,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--requests", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument(
-        "--out", type=Path, default=Path(__file__).parent / "results/decisions.json"
-    )
+    parser.add_argument("--out", type=Path, default=RESULTS / "decisions.json")
     options = parser.parse_args()
     result = run(options.requests, options.rounds)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
-    console.output().print(table(result))
-    console.output().print(f"written to {options.out}")
+    publish(result, [table(result)], options.out)
 
 
 def _finish(done: tuple[Instant, int, Instant]) -> tuple[ActionFinished, Instant]:
@@ -215,120 +179,42 @@ def _finish(done: tuple[Instant, int, Instant]) -> tuple[ActionFinished, Instant
     return finished, end
 
 
-def _arrivals(services: int, workers: int, load: float, requests: int) -> list[RequestArrived]:
+def _arrivals(
+    served: tuple[TableService, ...], workers: int, load: float, requests: int
+) -> list[RequestArrived]:
     largest = max(TIMES_NS)
     rate_rps = load * workers * largest * SECOND / TIMES_NS[largest]
     rng = generator(SEED, "arrivals")
     end = round(1.2 * requests * SECOND / rate_rps) + SECOND
     instants = draw(Poisson(rate_rps=rate_rps), rng, begin=0, end=end)[:requests]
-    asked = generator(SEED, "services").integers(0, services, size=requests).tolist()
-    numbers = count()
+    asked = generator(SEED, "services").integers(0, len(served), size=requests).tolist()
     return [
         RequestArrived(
-            request=RequestId(next(numbers)),
-            service=ServiceId(f"{NAMESPACE}/service-{service:04}"),
+            request=RequestId(number),
+            service=served[place].service,
             arrived_at=instant,
             rows=1,
         )
-        for instant, service in zip(instants, asked, strict=True)
+        for number, (instant, place) in enumerate(zip(instants, asked, strict=True))
     ]
 
 
-def _plan(services: int, workers: int) -> tuple[Plan, Catalog]:
-    variants = tuple(_variant(number) for number in range(services))
-    group = Group(
-        id=GROUP,
-        namespace=NAMESPACE,
-        pool=POOL,
-        variants=tuple(variant.id for variant in variants),
-        replicas=workers,
-        isolation=Isolation.SHARED,
-    )
-    plan = Plan(
-        revision=1,
-        groups=(group,),
-        services=tuple(
-            _service(number, variant.id, workers / services)
-            for number, variant in enumerate(variants)
-        ),
-        explanations=(),
-        cost_uph=0,
-    )
-    return plan, Catalog(models=(), variants=variants)
-
-
-def _service(number: int, variant: VariantId, lane_share: float) -> ServicePlan:
-    largest = max(TIMES_NS)
-    route = Route(
-        variant=variant,
-        group=GROUP,
-        batch_size=largest,
-        share_ppm=ONE_PPM,
-        lane_share=lane_share,
-        predicted_ns=TARGET_NS,
-        capacity_rps=lane_share * largest * SECOND / TIMES_NS[largest],
-    )
-    return ServicePlan(
-        service=ServiceId(f"{NAMESPACE}/service-{number:04}"),
-        objectives=Objectives(
-            latency_ns=TARGET_NS,
-            percentile_ppm=990_000,
-            accuracy_floor_ppm=0,
-            cost_budget_uph=None,
-        ),
-        routes=(route,),
-        cost_uph=0,
-        accuracy_ppm=ONE_PPM,
-    )
-
-
-def _variant(number: int) -> Variant:
-    batches = tuple(
-        BatchProfile(
-            size=size,
-            mean_ns=taken,
-            p50_ns=taken,
-            p99_ns=taken + taken // 50,
-            p999_ns=taken + taken // 20,
-            samples=1000,
-            tail_pooled=False,
-        )
+def _services(count: int) -> tuple[TableService, ...]:
+    times = {
+        size: BatchTimes(mean_ns=taken, p50_ns=taken, p99_ns=taken + taken // 50)
         for size, taken in TIMES_NS.items()
+    }
+    return tuple(
+        TableService(
+            name=f"service-{number:04}",
+            target_ns=TARGET_NS,
+            times={POOL: times},
+            planned={POOL: max(TIMES_NS)},
+            load_ns=10 * MILLISECOND,
+            weights_bytes=16 * MIB,
+        )
+        for number in range(count)
     )
-    return Variant(
-        id=VariantId(f"{NAMESPACE}/model-{number:04}"),
-        model=ModelId(f"{NAMESPACE}/model-{number:04}"),
-        architecture="made-up",
-        precision=Precision.FP32,
-        backend=BackendName.SYNTHETIC,
-        batch_sizes=tuple(TIMES_NS),
-        artifact=Artifact(uri="file:///dev/null", format="synthetic", sha256="0" * 64),
-        accuracy=Accuracy(
-            value_ppm=ONE_PPM,
-            lower_ppm=ONE_PPM,
-            metric=AccuracyMetric.TOP1,
-            samples=1,
-            source=AccuracySource.DECLARED,
-        ),
-        profiles=(
-            Profile(
-                pool=POOL,
-                batches=batches,
-                load_ns=10 * MILLISECOND,
-                weights_bytes=16 * MIB,
-                workspace_bytes=MIB,
-                samples=1000,
-                tail_samples=0,
-                measured_at="",
-                runtime="synthetic",
-            ),
-        ),
-    )
-
-
-def _figure(values: Any) -> dict[str, Any] | None:  # noqa: ANN401 - an iterable of numbers
-    found = figure(values)
-    return None if found is None else asdict(found)
 
 
 if __name__ == "__main__":

@@ -21,8 +21,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
-
 from isochrone.scheduling.outcomes import Outcome
 from isochrone.scheduling.scheduler import Scheduler
 from isochrone.scheduling.settings import Settings
@@ -46,6 +44,7 @@ from kairos_world import (
     kairos_world,
     largest_within,
 )
+from publishing import RESULTS, publish
 
 QUERIES: Final = 3000
 VIOLATIONS_PPM: Final = 10_000
@@ -196,17 +195,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="one model, few queries")
-    default = Path(__file__).parent / "results/kairos_throughput.json"
-    parser.add_argument("--out", type=Path, default=default)
+    parser.add_argument("--out", type=Path, default=RESULTS / "kairos_throughput.json")
     options = parser.parse_args()
     result = run(seed=options.seed, quick=options.quick)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
-    for table in tables(result):
-        console.output().print(table)
+    publish(result, tables(result), options.out)
     plot = options.out.with_suffix(".png")
     draw_bars(result, plot)
-    console.output().print(f"written to {options.out} and {plot}")
+    console.output().print(f"drawn to {plot}")
 
 
 if __name__ == "__main__":

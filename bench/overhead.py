@@ -15,13 +15,10 @@ own time goes (a profiler).
 import argparse
 import platform
 import tempfile
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
-
-import msgspec
 
 from isochrone.units import MICROSECOND, SECOND
 from isochrone_cli import console
@@ -30,7 +27,7 @@ from isochrone_cli.commands.version import hot_path
 from isochrone_cli.load_spec import LoadRecord
 from isochrone_cli.machine import Machine, look
 from isochrone_cli.processes import stop_all
-from isochrone_cli.quantiles import figure, percentiles
+from isochrone_cli.quantiles import percentiles
 from overhead_models import PAYLOADS, prepare
 from overhead_servers import (
     REQUESTS,
@@ -42,6 +39,7 @@ from overhead_servers import (
     stages_by_payload,
 )
 from overhead_tables import tables
+from publishing import RESULTS, publish, summary
 
 CONCURRENCIES: Final = (1, 16)
 PACKAGES: Final = ("fastapi", "isochrone", "torch", "uvicorn", "uvloop")
@@ -121,15 +119,11 @@ def main() -> None:
     """Run the benchmark, print its tables and write its JSON."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/overhead.json")
+    parser.add_argument("--out", type=Path, default=RESULTS / "overhead.json")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="isochrone-bench-") as folder:
         result = run(options.rounds, Path(folder))
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
-    for table in tables(result):
-        console.output().print(table)
-    console.output().print(f"written to {options.out}")
+    publish(result, tables(result), options.out)
 
 
 def _description(machine: Machine) -> dict[str, Any]:
@@ -150,32 +144,26 @@ def _result(it: Combination, found: dict[Combination, list[Measurement]]) -> dic
     """Return the figures of ``it``, and its ratios to FastAPI's of the same rounds."""
     peer = found[Combination(server=SERVERS[-1], payload=it.payload, concurrency=it.concurrency)]
     mine = found[it]
-    rates = figure(
-        a.requests_per_second / b.requests_per_second for a, b in zip(mine, peer, strict=True)
-    )
     return {
         "payload": it.payload.name,
         "concurrency": it.concurrency,
         "server": it.server,
         "requests": REQUESTS[it.payload.name, it.concurrency],
-        "p50_us": _figure(run.p50_us for run in mine),
-        "p99_us": _figure(run.p99_us for run in mine),
-        "requests_per_second": _figure(run.requests_per_second for run in mine),
+        "p50_us": summary(run.p50_us for run in mine),
+        "p99_us": summary(run.p99_us for run in mine),
+        "requests_per_second": summary(run.requests_per_second for run in mine),
         "cpu_us_per_request": {
-            name: _figure(run.cpu_us.get(name, 0.0) for run in mine) for name in mine[0].cpu_us
+            name: summary(run.cpu_us.get(name, 0.0) for run in mine) for name in mine[0].cpu_us
         },
-        "rate_ratio_to_fastapi": None if rates is None else asdict(rates),
-        "p50_ratio_to_fastapi": _figure(
+        "rate_ratio_to_fastapi": summary(
+            a.requests_per_second / b.requests_per_second for a, b in zip(mine, peer, strict=True)
+        ),
+        "p50_ratio_to_fastapi": summary(
             b.p50_us / a.p50_us
             for a, b in zip(mine, peer, strict=True)
             if a.p50_us is not None and b.p50_us is not None
         ),
     }
-
-
-def _figure(values: Iterable[float | None]) -> dict[str, Any] | None:
-    found = figure(values)
-    return None if found is None else asdict(found)
 
 
 if __name__ == "__main__":

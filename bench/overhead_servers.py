@@ -310,7 +310,7 @@ def _wait_until_ready(gateway: Child, ready_path: Path) -> str:
             if httpx.get(f"http://127.0.0.1:{ports['admin_port']}/readyz").is_success:
                 return f"http://127.0.0.1:{ports['port']}"
         time.sleep(0.1)
-    message = f"the profiled gateway did not get ready: {gateway.last_words()}"
+    message = f"the {gateway.name} did not get ready: {gateway.last_words()}"
     raise SetupError(message)
 
 

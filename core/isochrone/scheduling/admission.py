@@ -209,19 +209,19 @@ def _open(queue: RouteQueue, aim: Instant, picture: Picture) -> tuple[float, flo
     newcomer's too. Otherwise a lane under load fills with batches of one, from as many queues as
     there are, and none can grow.
     """
-    batches: list[tuple[Instant, RouteKey, int, RouteQueue]] = [
-        (aim, queue.key, len(queue.aims), queue)
+    batches: list[tuple[Instant, RouteKey, int, RouteQueue, Shape]] = [
+        (aim, queue.key, len(queue.aims), queue, shape_of(queue, 0, 0))
     ]
     for other in queue.group.waiting.values():
-        step = shape_of(other, 0, 0)[0]
+        shape = shape_of(other, 0, 0)
         batches += [
-            (other.aims[start], other.key, start, other)
-            for start in range(0, len(other.aims), step)
+            (other.aims[start], other.key, start, other, shape)
+            for start in range(0, len(other.aims), shape[0])
         ]
     batches.sort()
     ahead = squares = finish = 0.0
-    for batch_aim, _, start, other in batches:
-        length = float(_grown_ns(other, start, ahead, picture))
+    for batch_aim, _, start, other, shape in batches:
+        length = float(_grown_ns(other, start, shape, ahead, picture))
         ends = picture.finish(ahead, squares, length)
         if other is queue and start == len(queue.aims):
             finish = ends
@@ -232,12 +232,14 @@ def _open(queue: RouteQueue, aim: Instant, picture: Picture) -> tuple[float, flo
     return finish, 0.0
 
 
-def _grown_ns(queue: RouteQueue, start: int, ahead_ns: float, picture: Picture) -> Nanoseconds:
+def _grown_ns(
+    queue: RouteQueue, start: int, shape: Shape, ahead_ns: float, picture: Picture
+) -> Nanoseconds:
     """Return how long the batch of ``queue`` from place ``start`` on will probably take.
 
     The last batch of a queue grows until it is full, or begins, behind ``ahead_ns`` of work.
     """
-    step, batch_ns, last_ns = shape_of(queue, 0, 0)
+    step, batch_ns, last_ns = shape
     if start + step < len(queue.aims):
         return batch_ns
     if queue.rows_max > 1:

@@ -7,7 +7,12 @@ together feasible in deadline order (the demand-bound argument of Baruah, Rosier
 what a service without recent arrivals leaves, the others borrow, and it returns with its first
 arrival.
 
-One ``Shares`` per group; asked by ``admission``, told by ``scheduler`` and ``dispatch``.
+A share may be smaller than one batch: fifteen services with 50 ms each own 3 ms of it. Held to that, all
+would run in batches of one, and everybody lose. So a service may always fill its first batch, until
+somebody is *pressed* by that: refused, although given less than half of what it owns. From then on the
+bound holds for everybody, for a while.
+
+One ``Shares`` per group; asked by ``admission``, told by ``arrival`` and ``dispatch``.
 """
 
 from math import exp2

@@ -16,32 +16,18 @@ from isochrone.simulation.baselines.facts import (
     Moved,
     News,
     Query,
-    Withdrawn,
 )
 from isochrone.simulation.baselines.floor import Floor
+from isochrone.simulation.baselines.waiting import Waiting
 from isochrone.units import Instant, Nanoseconds
 
 
-class CentralQueue:
+class CentralQueue(Waiting):
     """The queries that wait, in order of arrival; at most ``queue_max``."""
 
     def __init__(self, *, queue_max: int = QUEUE_MAX) -> None:
         self.waiting: list[Query] = []
         self._queue_max = queue_max
-
-    def follow(self, floor: Floor, news: News) -> Query | None:
-        """Queue who came, take out who left; return who was queued."""
-        match news:
-            case Arrived():
-                return self._queue(floor, news.query)
-            case Withdrawn():
-                self.remove(news.query)
-            case Changed():
-                for query in news.orphans:
-                    self.remove(query)
-            case _:
-                pass
-        return None
 
     def strand(self, floor: Floor, news: News) -> None:
         """End whoever waits for a model that no instance has room for; called after placing."""

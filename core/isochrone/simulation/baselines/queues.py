@@ -18,12 +18,12 @@ from isochrone.simulation.baselines.facts import (
     Moved,
     News,
     Query,
-    Withdrawn,
 )
 from isochrone.simulation.baselines.floor import Floor
+from isochrone.simulation.baselines.waiting import Waiting
 
 
-class Queues:
+class Queues(Waiting):
     """The queries that wait, by model, in order of arrival."""
 
     def __init__(self, *, queue_max: int = QUEUE_MAX, single_rows: bool = True) -> None:
@@ -39,20 +39,6 @@ class Queues:
     def of(self, model: Model) -> deque[Query]:
         """Return the queue of ``model``."""
         return self._queues.setdefault(model.service, deque())
-
-    def follow(self, floor: Floor, news: News) -> Query | None:
-        """Queue who came, take out who left; return who was queued."""
-        match news:
-            case Arrived():
-                return self._queue(floor, news.query)
-            case Withdrawn():
-                self._remove(news.query)
-            case Changed():
-                for query in news.orphans:
-                    self._remove(query)
-            case _:
-                pass
-        return None
 
     def strand(self, floor: Floor, news: News) -> None:
         """End whoever waits for a model that no worker has room for; called after placing."""
@@ -73,6 +59,12 @@ class Queues:
         queue = self.of(model)
         return [queue.popleft() for _ in range(min(count, len(queue)))]
 
+    def remove(self, query: Query) -> None:
+        """Take ``query`` out, if it is in."""
+        if query.queued:
+            query.queued = False
+            self.of(query.model).remove(query)
+
     def _queue(self, floor: Floor, query: Query) -> Query | None:
         queue = self.of(query.model)
         if self._single_rows and query.rows > 1:
@@ -84,11 +76,6 @@ class Queues:
             queue.append(query)
             return query
         return None
-
-    def _remove(self, query: Query) -> None:
-        if query.queued:
-            query.queued = False
-            self.of(query.model).remove(query)
 
 
 def oldest_first(queues: Queues, instance: Instance) -> list[deque[Query]]:
