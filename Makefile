@@ -39,7 +39,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(UV)
 # The hot path compiled by mypyc, as released wheels have it. Whoever has build/compiled/site on the
 # PYTHONPATH runs that instead of the sources.
 COMPILED := build/compiled/site
-SOURCES := $(shell find core runtime -name '*.py') hatch_build.py pyproject.toml
+SOURCES := $(shell find core operator runtime -name '*.py') hatch_build.py pyproject.toml
 
 .PHONY: compiled
 compiled: $(COMPILED)/.built ## A compiled wheel in build/compiled (needs a C compiler and Python's headers)
@@ -79,7 +79,7 @@ fast: setup ## The tests that need neither real models nor many seconds
 check: setup ## Formatting, lint, types, import contracts, drift of generated files
 	$(BIN)/ruff format --check --quiet
 	$(BIN)/ruff check --quiet
-	$(BIN)/mypy core runtime
+	$(BIN)/mypy core operator runtime
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/isochrone crds --check crds
 

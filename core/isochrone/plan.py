@@ -8,7 +8,7 @@ gateways as a ServingPlan, or as a file in local mode; obeyed by ``isochrone.sch
 from dataclasses import dataclass
 from enum import Enum
 
-from isochrone.demand import Isolation, Objectives
+from isochrone.demand import Isolation, Load, Objectives
 from isochrone.ids import GroupId, Namespace, PoolId, ServiceId, VariantId
 from isochrone.units import MicroDollarsPerHour, Nanoseconds, PartsPerMillion
 
@@ -59,13 +59,18 @@ class Route:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServicePlan:
-    """How one service is served."""
+    """How one service is served.
+
+    ``load`` is what it was sized for: attainment counts what arrives within it. None where a plan
+    was made without one, as benchmarks do: then everything counts.
+    """
 
     service: ServiceId
     objectives: Objectives
     routes: tuple[Route, ...]
     cost_uph: MicroDollarsPerHour
     accuracy_ppm: PartsPerMillion
+    load: Load | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

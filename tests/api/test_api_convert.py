@@ -23,6 +23,7 @@ from isochrone.catalog import (
     Artifact,
     BackendName,
     BatchProfile,
+    Catalog,
     Datatype,
     Precision,
     Profile,
@@ -364,6 +365,22 @@ routes = st.builds(
 )
 
 
+loads = st.builds(
+    lambda expected, more, **rest: Load(
+        expected_rate_rps=expected / 1000, peak_rate_rps=(expected + more) / 1000, **rest
+    ),
+    expected=st.integers(0, 10**6),
+    more=st.integers(1, 10**6),
+    burst=st.integers(1, 1000),
+    sizes=st.lists(
+        st.builds(SizeShare, size=sizes, share_ppm=st.integers(1, 10**6)),
+        min_size=1,
+        max_size=4,
+        unique_by=lambda it: it.size,
+    ).map(lambda found: tuple(sorted(found, key=lambda it: it.size))),
+)
+
+
 def few(strategy: st.SearchStrategy[object]) -> st.SearchStrategy[tuple[object, ...]]:
     return st.lists(strategy, max_size=3).map(tuple)
 
@@ -380,6 +397,7 @@ plans = st.builds(
             routes=few(routes),
             cost_uph=money,
             accuracy_ppm=ratios,
+            load=st.none() | loads,
         ),
         min_size=1,
         max_size=3,
@@ -482,3 +500,45 @@ def test_a_namespace_too_big_for_one_cell_is_said() -> None:
 
     with pytest.raises(CapacityError, match="photos needs 257 groups; a cell holds at most 256"):
         convert.serving_plans(plan, Fleet(pools=()), "main")
+
+
+def hosting(variants: tuple[Variant, ...]) -> Plan:
+    hosts = Group(
+        id=GroupId("g"),
+        namespace=Namespace("photos"),
+        pool=PoolId("cpu-small"),
+        variants=tuple(variant.id for variant in variants),
+        replicas=1,
+        isolation=Isolation.SHARED,
+    )
+    return Plan(revision=1, groups=(hosts,), services=(), explanations=(), cost_uph=0)
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(variants, min_size=1, max_size=3, unique_by=lambda it: it.id))
+def test_a_plan_carries_all_that_a_gateway_must_know(found: list[Variant]) -> None:
+    hosted = tuple(sorted(found, key=lambda it: it.id))
+    catalog = Catalog(models=convert.catalog(photo_tags().models, ()).models, variants=hosted)
+    fleet = convert.fleet(photo_tags().pools, NOWHERE, ())
+    (plan,) = convert.serving_plans(hosting(hosted), fleet, "main")
+
+    written = convert.carrying(plan, catalog)
+
+    read = ServingPlan.read(yaml.safe_load(yaml.safe_dump(written.document())))
+    document = convert.plan_document_of(read)
+    assert document.plan == convert.plan_of(plan)
+    assert document.catalog.models == catalog.models
+    assert document.catalog.variants == tuple(
+        replace(it, profiles=tuple(p for p in it.profiles if p.pool == "cpu-small"))
+        for it in hosted
+    )
+
+
+def test_a_plan_that_names_an_unknown_variant_is_refused() -> None:
+    catalog = convert.catalog(accepted().models, accepted().variants)
+    unknown = replace(catalog.variants[0], id=VariantId("photos/gone"))
+    fleet = convert.fleet(photo_tags().pools, NOWHERE, ())
+    (plan,) = convert.serving_plans(hosting((unknown,)), fleet, "main")
+
+    with pytest.raises(ManifestError, match="the catalog lacks photos/gone"):
+        convert.carrying(plan, catalog)

@@ -13,19 +13,25 @@ from isochrone.api.common import (
     Natural,
     ObjectName,
     ObservedGeneration,
+    PlainName,
     Rate,
     Ratio,
     ShortText,
 )
-from isochrone.api.inferenceservice import ServiceObjectives
+from isochrone.api.inferenceservice import ServiceLoad, ServiceObjectives
+from isochrone.api.model import BatchSizes
+from isochrone.api.modelvariant import MeasuredAccuracy, PoolProfile, VariantArtifact
 from isochrone.api.resource import AGE_COLUMN, Column, Definition, Resource, Scope
 from isochrone.api.schema import Keyed, Part, Rule, Text
+from isochrone.catalog import AccuracyMetric, BackendName, Datatype, Precision
 from isochrone.demand import Isolation
 from isochrone.plan import PlanReason
 
 GROUPS_MAX = 256
 SERVICES_MAX = 256
 VARIANTS_MAX = 64
+HOSTED_MAX = 512
+MODELS_MAX = 64
 ROUTES_MAX = 32
 CHOSEN_MAX = 4
 RUNNERS_UP_MAX = 3
@@ -81,6 +87,57 @@ class PlannedService(Part):
     """What it costs, in dollars per hour."""
     accuracy: Ratio
     """Accuracy of the least accurate variant that may answer."""
+    load: ServiceLoad | None = None
+    """What it was sized for: attainment counts the arrivals within it."""
+
+
+class PlannedTensor(Part):
+    """One input or output, as the Model declares it."""
+
+    name: PlainName
+    """Name of the tensor."""
+    datatype: Datatype
+    """Type of its elements."""
+    shape: Annotated[tuple[StrictInt, ...], Field(min_length=1, max_length=8)]
+    """Its dimensions: -1 (rows) first, then fixed ones."""
+
+
+class PlannedModel(Part):
+    """What clients of a Model send and get."""
+
+    name: ObjectName
+    """Name of the Model."""
+    task: LabelName
+    """What it does."""
+    metric: AccuracyMetric
+    """What its accuracy means."""
+    inputs: Annotated[tuple[PlannedTensor, ...], Field(min_length=1, max_length=16)]
+    """Tensors that a request carries."""
+    outputs: Annotated[tuple[PlannedTensor, ...], Field(min_length=1, max_length=16)]
+    """Tensors that a reply carries."""
+
+
+class HostedVariant(Part):
+    """A variant that a group hosts: what executors load, and what is known of it there."""
+
+    name: ObjectName
+    """Name of the ModelVariant."""
+    model: ObjectName
+    """Name of its Model."""
+    architecture: PlainName
+    """Architecture that it was made from."""
+    precision: Precision
+    """Numeric precision that it computes in."""
+    backend: BackendName
+    """Engine that runs it."""
+    batch_sizes: BatchSizes
+    """Numbers of rows that it was prepared for."""
+    artifact: VariantArtifact
+    """What executors load."""
+    accuracy: MeasuredAccuracy
+    """Its accuracy."""
+    profiles: Annotated[tuple[PoolProfile, ...], Field(max_length=16), Keyed("pool")] = ()
+    """What it costs, on the pools of the groups that host it."""
 
 
 class PlanOption(Part):
@@ -149,6 +206,10 @@ class ServingPlanSpec(Part):
         tuple[PlannedService, ...], Field(max_length=SERVICES_MAX), Keyed("name")
     ] = ()
     """How each service is served."""
+    models: Annotated[tuple[PlannedModel, ...], Field(max_length=MODELS_MAX), Keyed("name")] = ()
+    """Models of the variants below."""
+    variants: Annotated[tuple[HostedVariant, ...], Field(max_length=HOSTED_MAX), Keyed("name")] = ()
+    """Variants that groups host, with all that a gateway must know of them."""
     explanation: Annotated[
         tuple[ServiceExplanation, ...], Field(max_length=SERVICES_MAX), Keyed("service")
     ] = ()

@@ -130,6 +130,7 @@ def _service_plan(
         routes=(route,),
         cost_uph=choice_cost_uph(choice, pool, replicas, problem.settings),
         accuracy_ppm=candidate.accuracy_ppm,
+        load=service.load,
     )
 
 
@@ -182,4 +183,5 @@ def _suspended(service: Service) -> ServicePlan:
         routes=(),
         cost_uph=0,
         accuracy_ppm=0,
+        load=service.load,
     )

@@ -12,11 +12,13 @@ from isochrone.api.convert.demands import (
     service,
 )
 from isochrone.api.convert.fleets import fleet, pool
+from isochrone.api.convert.hosted import carrying, plan_document_of
 from isochrone.api.convert.namespaces import NamespaceLabels, selected
 from isochrone.api.convert.plans import plan_of, serving_plans
 
 __all__ = [
     "NamespaceLabels",
+    "carrying",
     "catalog",
     "demand",
     "fleet",
@@ -24,6 +26,7 @@ __all__ = [
     "namespace_budgets",
     "objectives",
     "objectives_object",
+    "plan_document_of",
     "plan_of",
     "pool",
     "selected",

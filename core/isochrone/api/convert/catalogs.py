@@ -87,8 +87,8 @@ def variant(resource: ModelVariant, of_model: Model) -> Variant:
         artifact=Artifact(
             uri=spec.artifact.uri, format=spec.artifact.format, sha256=spec.artifact.sha256
         ),
-        accuracy=_declared(resource, of_model) if measured is None else _accuracy(measured),
-        profiles=tuple(_profile(it) for it in resource.status.profiles),
+        accuracy=_declared(resource, of_model) if measured is None else accuracy(measured),
+        profiles=tuple(profile(it) for it in resource.status.profiles),
     )
 
 
@@ -110,7 +110,8 @@ def _declared(resource: ModelVariant, of_model: Model) -> Accuracy:
     )
 
 
-def _accuracy(given: MeasuredAccuracy) -> Accuracy:
+def accuracy(given: MeasuredAccuracy) -> Accuracy:
+    """Return ``given`` in integers."""
     return Accuracy(
         value_ppm=parse_ratio(given.value),
         lower_ppm=parse_ratio(given.lower),
@@ -121,7 +122,8 @@ def _accuracy(given: MeasuredAccuracy) -> Accuracy:
     )
 
 
-def _profile(given: PoolProfile) -> Profile:
+def profile(given: PoolProfile) -> Profile:
+    """Return ``given`` in integers, batches ascending by size."""
     batches = (
         BatchProfile(
             size=it.size,
@@ -170,13 +172,14 @@ def variant_object(given: Variant) -> ModelVariant:
             ),
         ),
         status=ModelVariantStatus(
-            accuracy=_accuracy_object(given.accuracy),
-            profiles=tuple(_profile_object(it) for it in given.profiles),
+            accuracy=accuracy_object(given.accuracy),
+            profiles=tuple(profile_object(it) for it in given.profiles),
         ),
     )
 
 
-def _accuracy_object(given: Accuracy) -> MeasuredAccuracy:
+def accuracy_object(given: Accuracy) -> MeasuredAccuracy:
+    """Return ``given`` as a status spells it, without rounding."""
     return MeasuredAccuracy(
         value=exact_ratio(given.value_ppm),
         lower=exact_ratio(given.lower_ppm),
@@ -187,7 +190,8 @@ def _accuracy_object(given: Accuracy) -> MeasuredAccuracy:
     )
 
 
-def _profile_object(given: Profile) -> PoolProfile:
+def profile_object(given: Profile) -> PoolProfile:
+    """Return ``given`` as a status spells it, without rounding."""
     return PoolProfile(
         pool=given.pool,
         batches=tuple(

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 
-from isochrone.api.common import exact_duration, exact_ratio
+from isochrone.api.common import billionths, exact_duration, exact_ratio
 from isochrone.api.convert.namespaces import NamespaceLabels, selected
 from isochrone.api.costbudget import CostBudget
 from isochrone.api.inferenceservice import (
     ASSUMED_LOAD,
     InferenceService,
     LatencyObjective,
+    RequestSize,
     ServiceLoad,
     ServiceObjectives,
 )
@@ -59,7 +60,7 @@ def service(resource: InferenceService) -> Service:
         namespace=resource.namespace,
         model=ModelId(qualify(resource.namespace, spec.model_ref.name)),
         objectives=objectives(spec.objectives),
-        load=_load(spec.load or ASSUMED_LOAD),
+        load=load(spec.load or ASSUMED_LOAD),
         priority=spec.priority,
         created_at=resource.metadata.creation_timestamp,
         isolation=spec.placement.isolation,
@@ -94,7 +95,8 @@ def objectives_object(given: Objectives) -> ServiceObjectives:
     )
 
 
-def _load(given: ServiceLoad) -> Load:
+def load(given: ServiceLoad) -> Load:
+    """Return ``given`` as numbers; sizes ascend."""
     sizes = sorted(
         (SizeShare(size=it.size, share_ppm=parse_ratio(it.share)) for it in given.batch_sizes),
         key=lambda it: it.size,
@@ -104,4 +106,16 @@ def _load(given: ServiceLoad) -> Load:
         peak_rate_rps=parse_rate(given.peak_rate),
         burst=int(given.burst),
         sizes=tuple(sizes),
+    )
+
+
+def load_object(given: Load) -> ServiceLoad:
+    """Return ``given`` as a manifest spells it, rates to nine decimal places."""
+    return ServiceLoad(
+        expected_rate=billionths(given.expected_rate_rps),
+        peak_rate=billionths(given.peak_rate_rps),
+        burst=str(given.burst),
+        batch_sizes=tuple(
+            RequestSize(size=it.size, share=exact_ratio(it.share_ppm)) for it in given.sizes
+        ),
     )

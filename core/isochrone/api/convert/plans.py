@@ -7,7 +7,7 @@ all else comes back as it was, rates and lane shares to nine decimal places.
 from typing import Final
 
 from isochrone.api.common import billionths, exact_duration, exact_ratio
-from isochrone.api.convert.demands import objectives, objectives_object
+from isochrone.api.convert.demands import load, load_object, objectives, objectives_object
 from isochrone.api.resource import Metadata
 from isochrone.api.servingplan import (
     BINDING_MAX,
@@ -135,6 +135,7 @@ def _service_object(service: ServicePlan) -> PlannedService:
         ),
         cost_per_hour=format_money(service.cost_uph),
         accuracy=exact_ratio(service.accuracy_ppm),
+        load=None if service.load is None else load_object(service.load),
     )
 
 
@@ -228,6 +229,7 @@ def _service(given: PlannedService, namespace: Namespace) -> ServicePlan:
         ),
         cost_uph=parse_money(given.cost_per_hour),
         accuracy_ppm=parse_ratio(given.accuracy),
+        load=None if given.load is None else load(given.load),
     )
 
 

@@ -1,0 +1,1 @@
+"""The operator: observes the cluster, decides in one pure function, and carries the decision out."""
