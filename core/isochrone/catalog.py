@@ -5,7 +5,7 @@ the scheduler, the gateway (signatures) and the simulator.
 """
 
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, StrEnum
 from math import prod
 from typing import Final
 
@@ -60,6 +60,13 @@ class Precision(Enum):
     INT8 = "int8"
 
 
+class ImageFamily(StrEnum):
+    """Which image holds a backend: ``light`` ones have no torch, ``torch`` ones have it."""
+
+    LIGHT = "light"
+    TORCH = "torch"
+
+
 class BackendName(Enum):
     """Engine that runs a variant. ``synthetic`` takes the profiled time and computes nothing."""
 
@@ -69,6 +76,16 @@ class BackendName(Enum):
     OPENVINO = "openvino"
     CUDA_GRAPH = "cuda-graph"
     SYNTHETIC = "synthetic"
+
+    @property
+    def family(self) -> ImageFamily:
+        """The image that executors of this backend run: workers of one group share one."""
+        return ImageFamily.TORCH if self in _TORCH_BACKENDS else ImageFamily.LIGHT
+
+
+_TORCH_BACKENDS: Final = frozenset(
+    {BackendName.TORCH, BackendName.TORCH_AOT, BackendName.CUDA_GRAPH}
+)
 
 
 class AccuracyMetric(Enum):

@@ -30,11 +30,15 @@ class ObjectRef:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unreadable:
-    """An object of ours that the API server let through and this version cannot read."""
+    """An object of ours that the API server let through and this version cannot read.
+
+    ``status`` as it stands, so that nothing is written twice.
+    """
 
     ref: ObjectRef
     generation: int
     problem: str
+    status: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +110,10 @@ class Deployment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A builder Job. ``result`` is the JSON that its pod printed, once it has ended well."""
+    """A builder Job. ``result`` is the JSON that its pod printed, once it has ended well.
+
+    ``failed`` says why there is none: beside ``succeeded``, because the log is lost.
+    """
 
     ref: ObjectRef
     labels: Mapping[str, str]

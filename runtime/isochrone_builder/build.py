@@ -7,8 +7,6 @@ Each is recorded by the digest of what it depends on, so that a second run, or o
 does only what is left. What cannot be made is reported with its reason, and the others go on.
 """
 
-import hashlib
-import importlib.metadata
 import io
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from isochrone.build_document import variant_name
 from isochrone.catalog import (
     Accuracy,
     Artifact,
@@ -30,7 +29,7 @@ from isochrone.dtypes import NUMPY_DTYPES
 from isochrone.errors import ArtifactError, IsochroneError, ManifestError
 from isochrone.ids import ModelId, VariantId, qualify
 from isochrone_builder import accuracy
-from isochrone_builder.records import Records, exclusive, key_of
+from isochrone_builder.records import Records, discard_staging, exclusive, key_of
 from isochrone_builder.request import (
     ArchitectureRequest,
     BuildReport,
@@ -40,19 +39,15 @@ from isochrone_builder.request import (
     ProgressSink,
 )
 from isochrone_builder.samples import SampleSet, open_samples, resolve_artifact
+from isochrone_builder.versions import BUILDER_FORMAT, package_versions
 from isochrone_executor.artifacts import is_whole, read_manifest, variant_directory
 from isochrone_executor.backends.registry import open_backend
 
 if TYPE_CHECKING:  # it imports torch, which takes seconds: only when something must be made
     from isochrone_builder.generate import Generator
 
-BUILDER_FORMAT: Final = 1
-"""Raised when the files that the builder makes, or what its figures mean, change."""
-NAME_LENGTH_MAX: Final = 63
-"""Longest name of a Kubernetes object that is also a label value."""
 VARIANT_FORMAT: Final = "isochrone-variant"
 EVALUATION_BATCH_MAX: Final = 8
-_ENGINES: Final = ("torch", "openvino", "nncf", "onnxruntime", "onnx", "onnxscript")
 FORMAT_TORCH_EXPORT: Final = "torch-export"
 
 
@@ -75,7 +70,9 @@ def build_model(
     ``ArtifactError`` when the validation set cannot be used, ``CapacityError`` when another
     builder keeps the store; whatever concerns single variants is in the report's failures.
     """
-    with exclusive(store):
+    with exclusive(store) as locked:
+        if locked:
+            discard_staging(store)
         samples = None
         if request.validation_uri is not None:
             samples = open_samples(request.validation_uri, request.inputs)
@@ -85,15 +82,6 @@ def build_model(
         for architecture in request.architectures:
             run.build_architecture(architecture)
         return run.report()
-
-
-def variant_name(model: str, architecture: str, backend: BackendName, precision: Precision) -> str:
-    """Return a variant's name: its parts joined, and cut with a digest when they are too long."""
-    name = f"{model}-{architecture}-{backend.value}-{precision.value}".lower()
-    if len(name) <= NAME_LENGTH_MAX:
-        return name
-    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
-    return f"{name[: NAME_LENGTH_MAX - 9].rstrip('-')}-{digest}"
 
 
 class _Run:
@@ -116,6 +104,7 @@ class _Run:
         self._records = Records(store)
         self._variants: list[Variant] = []
         self._failures: list[Failure] = []
+        self._names: dict[str, str] = {}
         self._done = 0
         # Each variant is generated and measured; each architecture has a reference besides.
         combinations = len(request.backends) * len(request.precisions)
@@ -154,6 +143,7 @@ class _Run:
         backend, precision = combination.backend, combination.precision
         ends = self._done + 2
         try:
+            self._claim(combination)
             sha256, cached = self._generate(source, backend, precision)
             self._tell("generate", combination.name, cached=cached)
             measured, cached = self._accuracy(combination, sha256, reference, scores)
@@ -180,6 +170,16 @@ class _Run:
                 profiles=(),
             )
         )
+
+    def _claim(self, combination: _Combination) -> None:
+        """Raise ``ManifestError`` when another architecture's variant has the same name."""
+        first = self._names.setdefault(combination.name, combination.architecture.name)
+        if first != combination.architecture.name:
+            message = (
+                f"architectures {first} and {combination.architecture.name} both lead to variants "
+                f"named {combination.name}: rename one of them"
+            )
+            raise ManifestError(message)
 
     def _combinations(self, architecture: ArchitectureRequest) -> list[_Combination]:
         return [
@@ -341,8 +341,3 @@ def evaluate(store: Path, sha256: str, samples: SampleSet, *, threads: int) -> N
     with ThreadPoolExecutor(max_workers=threads) as lanes:
         list(lanes.map(run_lane, range(threads)))
     return scores
-
-
-def package_versions() -> dict[str, str]:
-    """Return the versions of the engines and converters that results depend on."""
-    return {name: importlib.metadata.version(name) for name in _ENGINES}

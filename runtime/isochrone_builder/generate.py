@@ -28,6 +28,7 @@ from isochrone_builder.aot_packages import write_packages
 from isochrone_builder.archive import ImportedProgram, ProgramTensor
 from isochrone_builder.lowering import Lowered, fuse_in_place, simplify, to_bf16
 from isochrone_builder.onnx_files import write_onnx
+from isochrone_builder.records import STAGING
 from isochrone_builder.request import BuildRequest
 from isochrone_builder.samples import Rows
 from isochrone_builder.tracing import trace_open
@@ -78,7 +79,7 @@ class Generator:
 
         Raises ``ArtifactError`` when this combination cannot be made, with the reason.
         """
-        parent = store / "staging"
+        parent = store / STAGING
         parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(dir=parent))
         try:
@@ -107,8 +108,8 @@ class Generator:
         options: dict[str, str],
     ) -> str:
         staging.chmod(0o755)  # executors may run as another user than the builder
-        for path in staging.iterdir():
-            path.chmod(0o644)
+        for path in staging.rglob("*"):
+            path.chmod(0o755 if path.is_dir() else 0o644)
         manifest = VariantManifest(
             format=MANIFEST_FORMAT,
             model=f"{self._request.namespace}/{self._request.name}",
@@ -124,7 +125,13 @@ class Generator:
         sha256 = write_manifest(staging, manifest)
         if variant_directory(store, sha256).exists() and not is_whole(store, sha256):
             _discard(store, sha256)
-        return install_variant(store, staging, manifest)
+        try:
+            return install_variant(store, staging, manifest)
+        except OSError:
+            # Another builder of the same variant was faster, in between.
+            if is_whole(store, sha256):
+                return sha256
+            raise
 
     def _write_torch(
         self, folder: Path, backend: BackendName, precision: Precision
@@ -221,7 +228,7 @@ class Generator:
 
 def _discard(store: Path, sha256: str) -> None:
     """Take a damaged variant out of ``store``: first out of sight in one step, then for good."""
-    trash = Path(tempfile.mkdtemp(dir=store / "staging"))
+    trash = Path(tempfile.mkdtemp(dir=store / STAGING))
     variant_directory(store, sha256).rename(trash / sha256)
     shutil.rmtree(trash)
 

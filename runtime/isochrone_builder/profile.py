@@ -7,25 +7,35 @@ again. Pooled tails are computed from the records of all variants together (see 
 """
 
 import os
-import platform
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from isochrone.catalog import BackendName, Profile, Variant
+from isochrone.build_document import (
+    ARTIFACT_MISMATCH,
+    ARTIFACT_MISSING,
+    PROFILE_FAILED,
+    ProfileBudget,
+    ProfileFailure,
+    ProfileReport,
+    ProfileRequest,
+    VariantProfile,
+    bounded,
+    runs_on,
+)
+from isochrone.catalog import BackendName, Profile, TensorSpec, Variant
 from isochrone.errors import ArtifactError, SetupError
 from isochrone.fleet import Pool, Vendor
 from isochrone.units import MIB, SECOND, Nanoseconds
-from isochrone_builder.build import BUILDER_FORMAT, package_versions
 from isochrone_builder.profile_worker import Job, Measurement
 from isochrone_builder.records import Records, exclusive, key_of
-from isochrone_builder.request import ProfileBudget, Progress, ProgressSink
+from isochrone_builder.request import Progress, ProgressSink
 from isochrone_builder.tails import (
     P50,
     P999,
@@ -35,6 +45,8 @@ from isochrone_builder.tails import (
     quantile,
     samples_needed,
 )
+from isochrone_builder.versions import BUILDER_FORMAT, engine_version, hardware
+from isochrone_executor.artifacts import MANIFEST_NAME, read_manifest, variant_directory
 
 START_ALLOWANCE_S: Final = 300.0
 """Seconds for a worker to start its engine and load, over what the budget lets it run."""
@@ -76,28 +88,123 @@ def profile_variants(
     ``SetupError`` when the pool is not of CPUs or its cores are not these, ``ArtifactError`` when a
     variant does not run, and ``CapacityError`` when another builder keeps the store.
     """
+    if pool.vendor is not Vendor.CPU:
+        message = f"pool {pool.id}: this machine can only profile pools of CPUs"
+        raise SetupError(message)
     _require_cores(pool, cores)
     if not variants:
         return ()
     with exclusive(store):
-        records = Records(store)
-        measured = []
-        total = len(variants) + 1
-        for done, variant in enumerate(variants, start=1):
-            job = _job(variant, cores, store, budget)
-            found, cached = _measure(job, records)
+        report = measure(variants, pool, cores, store, progress, budget)
+    if report.failures:
+        raise ArtifactError(report.failures[0].reason)
+    return tuple(found.profile for found in report.profiles)
+
+
+def profile_request(
+    request: ProfileRequest, cores: tuple[int, ...], store: Path, progress: ProgressSink
+) -> ProfileReport:
+    """Return what ``request`` asks for; a variant that fails is in the report, the others go on.
+
+    The store is not locked: whoever starts such Jobs sees to it that one node runs one at a time,
+    and several nodes may measure with one store. Raises ``SetupError`` when the cores are not those
+    of an accelerator, or the hardware that a variant needs is not here.
+    """
+    _require_cores(request.pool, cores)
+    refused = [
+        failure
+        for variant in request.variants
+        if (failure := _mismatch(request, variant, store)) is not None
+    ]
+    out = {failure.variant for failure in refused}
+    sound = [variant for variant in request.variants if variant.id not in out]
+    report = measure(sound, request.pool, cores, store, progress, request.budget)
+    return replace(report, failures=(*refused, *report.failures))
+
+
+def measure(
+    variants: Sequence[Variant],
+    pool: Pool,
+    cores: tuple[int, ...],
+    store: Path,
+    progress: ProgressSink,
+    budget: ProfileBudget,
+) -> ProfileReport:
+    """Return profiles and failures of ``variants`` on ``pool``, as ``profile_variants`` says."""
+    records = Records(store)
+    sound: list[Variant] = []
+    measured: list[_Measured] = []
+    failures: list[ProfileFailure] = []
+    total = len(variants) + 1
+    for done, variant in enumerate(variants, start=1):
+        cached = False
+        try:
+            found, cached = _measure(_job(variant, cores, store, budget), variant.backend, records)
+            sound.append(variant)
             measured.append(found)
-            progress(
-                Progress(step="profile", subject=variant.id, done=done, total=total, cached=cached)
+        except ArtifactError as error:
+            failures.append(
+                ProfileFailure(variant=variant.id, code=PROFILE_FAILED, reason=bounded(str(error)))
             )
-        cells = [cell for each in measured for cell in each.measurement.samples_ns]
-        tail, cached = _tail_run(variants, measured, cores, store, budget)
-        tails = pool_tails([*cells, *tail])
-        progress(Progress(step="tail", subject=pool.id, done=total, total=total, cached=cached))
-    return tuple(
-        _profile(variant, pool, found, tails)
-        for variant, found in zip(variants, measured, strict=True)
+        progress(
+            Progress(step="profile", subject=variant.id, done=done, total=total, cached=cached)
+        )
+    if not measured:
+        return ProfileReport(profiles=(), failures=tuple(failures))
+    cells = [cell for each in measured for cell in each.measurement.samples_ns]
+    tail, cached = _tail_run(sound, measured, cores, store, budget)
+    tails = pool_tails([*cells, *tail])
+    progress(Progress(step="tail", subject=pool.id, done=total, total=total, cached=cached))
+    return ProfileReport(
+        profiles=tuple(
+            VariantProfile(variant=variant.id, profile=_profile(variant, pool, found, tails))
+            for variant, found in zip(sound, measured, strict=True)
+        ),
+        failures=tuple(failures),
     )
+
+
+def _mismatch(request: ProfileRequest, variant: Variant, store: Path) -> ProfileFailure | None:
+    """Return what the store lacks, or holds otherwise than the request declares it."""
+    model, vendor = request.model, request.pool.vendor
+    if not runs_on(variant.backend, vendor):
+        reason = f"backend {variant.backend.value} does not run on accelerators of {vendor.value}"
+        return ProfileFailure(variant=variant.id, code=PROFILE_FAILED, reason=reason)
+    sha256 = variant.artifact.sha256
+    if not (variant_directory(store, sha256) / MANIFEST_NAME).is_file():
+        reason = (
+            f"the store holds no artifact {sha256}: put the variant that has this digest into it, "
+            "or name one that is there"
+        )
+        return ProfileFailure(variant=variant.id, code=ARTIFACT_MISSING, reason=reason)
+    try:
+        manifest, _ = read_manifest(store, sha256)
+    except ArtifactError as error:
+        return ProfileFailure(
+            variant=variant.id, code=ARTIFACT_MISMATCH, reason=bounded(str(error))
+        )
+    lacking = sorted(set(variant.batch_sizes) - set(manifest.batch_sizes))
+    sides = (
+        ("backend", variant.backend.value, manifest.backend.value),
+        ("precision", variant.precision.value, manifest.precision.value),
+        ("inputs", _signature(model.inputs), _signature(manifest.inputs)),
+        ("outputs", _signature(model.outputs), _signature(manifest.outputs)),
+        ("batch sizes that it lacks", "[]", str(lacking)),
+    )
+    for what, wanted, found in sides:
+        if wanted != found:
+            reason = (
+                f"artifact {sha256[:12]}…: {what}: the Model and the ModelVariant declare "
+                f"{wanted}, the artifact has {found}"
+            )
+            return ProfileFailure(
+                variant=variant.id, code=ARTIFACT_MISMATCH, reason=bounded(reason)
+            )
+    return None
+
+
+def _signature(specs: tuple[TensorSpec, ...]) -> str:
+    return ", ".join(f"{it.name} {it.datatype.value} {list(it.shape)}" for it in specs)
 
 
 def _tail_run(
@@ -133,7 +240,10 @@ def _tail_run(
         runs_max=lacking,
         cell_ns=budget.tail_ns,
     )
-    found, cached = _measure(job, Records(store))
+    try:
+        found, cached = _measure(job, variants[place].backend, Records(store))
+    except ArtifactError:
+        return (), False  # it ran before; the tail then rests on the samples that there are
     return found.measurement.samples_ns, cached
 
 
@@ -150,7 +260,7 @@ def _job(variant: Variant, cores: tuple[int, ...], store: Path, budget: ProfileB
     )
 
 
-def _measure(job: Job, records: Records) -> tuple[_Measured, bool]:
+def _measure(job: Job, backend: BackendName, records: Records) -> tuple[_Measured, bool]:
     """Return what ``job`` measures, from the records or from a process, and which of the two."""
     key = key_of(
         builder=BUILDER_FORMAT,
@@ -158,8 +268,8 @@ def _measure(job: Job, records: Records) -> tuple[_Measured, bool]:
         cores=len(job.cores),
         batch_sizes=job.batch_sizes,
         budget=(job.runs_min, job.runs_max, job.cell_ns),
-        versions=package_versions(),
-        cpu=cpu_model(),
+        engine=engine_version(backend),
+        hardware=hardware(backend),
     )
     record = records.read("measurements", key)
     if record is not None:
@@ -219,30 +329,25 @@ def _profile(variant: Variant, pool: Pool, found: _Measured, tails: TailRatios) 
     )
 
 
-_PACKAGE_OF: Final = {BackendName.TORCH_AOT: "torch", BackendName.CUDA_GRAPH: "torch"}
-"""The package behind a backend, where that has another name."""
-
-
 def _runtime(backend: BackendName, cores: int) -> str:
-    version = package_versions().get(_PACKAGE_OF.get(backend, backend.value), "")
-    engine = f"{backend.value} {version}".rstrip()
-    return f"{engine}, cpu {cpu_model()}, {cores} core{'s' if cores > 1 else ''}"
+    engine = f"{backend.value} {engine_version(backend)}".rstrip()
+    return f"{engine}, {hardware(backend)}, {cores} core{'s' if cores > 1 else ''}"
 
 
-def cpu_model() -> str:
-    """Return what this machine's CPU calls itself."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        name, separator, value = line.partition(":")
-        if separator and name.strip() == "model name":
-            return value.strip()
-    return platform.machine()
+def own_cores(count: int) -> tuple[int, ...]:
+    """Return the last ``count`` CPUs that this process may use: executors take the first ones.
+
+    Raises ``SetupError`` when there are fewer.
+    """
+    offered = sorted(os.sched_getaffinity(0))
+    if count > len(offered):
+        message = f"{count} cores are asked for, and this process may use only {offered}"
+        raise SetupError(message)
+    return tuple(offered[-count:])
 
 
 def _require_cores(pool: Pool, cores: tuple[int, ...]) -> None:
     """Raise ``SetupError`` when ``cores`` cannot stand for one accelerator of ``pool``."""
-    if pool.vendor is not Vendor.CPU:
-        message = f"pool {pool.id}: this machine can only profile pools of CPUs"
-        raise SetupError(message)
     if len(cores) != pool.cores or len(set(cores)) != len(cores):
         message = f"pool {pool.id}: an accelerator has {pool.cores} cores, not {list(cores)}"
         raise SetupError(message)

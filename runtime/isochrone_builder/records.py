@@ -6,10 +6,12 @@ goes on from there. One builder works on a store at a time: ``exclusive`` holds 
 which the kernel frees when its holder dies.
 """
 
+import errno
 import fcntl
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -22,7 +24,10 @@ from isochrone.errors import CapacityError
 LOCK_WAIT_S: Final = 900.0
 """Seconds that a builder waits for another one on the same store: longer than a cold build."""
 _LOCK_POLL_S: Final = 0.2
-_CHUNK_BYTES: Final = 1 << 20
+STAGING: Final = "staging"
+"""Folder of a store in which variants are made before they are moved to their place."""
+_HELD_BY_OTHERS: Final = (errno.EAGAIN, errno.EACCES)
+_NO_LOCKS: Final = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 def key_of(**parts: object) -> str:
@@ -64,14 +69,19 @@ class Records:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=".partial-")
         with os.fdopen(handle, "wb") as file:
             file.write(data)
+            os.fchmod(file.fileno(), 0o644)
         Path(name).replace(path)
 
 
 @contextmanager
-def exclusive(store: Path, *, wait_s: float = LOCK_WAIT_S) -> Iterator[None]:
-    """Hold ``store`` for one builder.
+def exclusive(store: Path, *, wait_s: float = LOCK_WAIT_S) -> Iterator[bool]:
+    """Hold ``store`` for one builder; give whether it is held.
 
-    Raises ``CapacityError`` when another builder still holds it after ``wait_s`` seconds.
+    The lock saves work, and nothing depends on it: whatever goes into a store is written beside its
+    place and renamed, so that two builders at once do the same twice. A file system without locks
+    (some network ones) therefore gives False, and the builder goes on.
+
+    Raises ``CapacityError`` when another builder still holds the store after ``wait_s`` seconds.
     """
     store.mkdir(parents=True, exist_ok=True)
     with (store / "builder.lock").open("a") as file:
@@ -79,10 +89,22 @@ def exclusive(store: Path, *, wait_s: float = LOCK_WAIT_S) -> Iterator[None]:
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                held = True
                 break
-            except BlockingIOError:
+            except OSError as error:
+                if error.errno in _NO_LOCKS:
+                    held = False
+                    break
+                if error.errno not in _HELD_BY_OTHERS:
+                    raise
                 if time.monotonic() >= ends:
                     message = f"{store}: another builder has held this store for {wait_s:.0f} s"
                     raise CapacityError(message) from None
                 time.sleep(_LOCK_POLL_S)
-        yield
+        yield held
+
+
+def discard_staging(store: Path) -> None:
+    """Remove what killed builders left half made. Only for whoever holds ``store``."""
+    for path in sorted((store / STAGING).glob("*")):
+        shutil.rmtree(path, ignore_errors=True)

@@ -105,6 +105,27 @@ def read_manifest(store: Path, sha256: str) -> tuple[VariantManifest, Path]:
     return StoreReader(store).read(sha256)
 
 
+def open_manifest(store: Path, sha256: str) -> tuple[VariantManifest, bytes, Path]:
+    """Return the manifest ``sha256`` of ``store``, its own bytes and its directory.
+
+    The files that it lists are not looked at. Raises ``ArtifactError`` as ``read_manifest`` does.
+    """
+    directory = variant_directory(store, sha256)
+    path = directory / MANIFEST_NAME
+    data = _read_small(path)
+    actual = hashlib.sha256(data).hexdigest()
+    if actual != sha256:
+        message = f"{path}: digest is {actual}, not {sha256}: build or copy the variant again"
+        raise ArtifactError(message)
+    try:
+        manifest = _DECODER.decode(data)
+    except msgspec.DecodeError as error:
+        message = f"{path}: no variant manifest: {error}"
+        raise ArtifactError(message) from error
+    _check(manifest, where=str(path))
+    return manifest, data, directory
+
+
 class StoreReader:
     """Reads variants of one store, and does not hash again a file that has not changed since.
 
@@ -121,19 +142,7 @@ class StoreReader:
 
     def read(self, sha256: str) -> tuple[VariantManifest, Path]:
         """Return what ``read_manifest`` does, under the same conditions."""
-        directory = variant_directory(self._store, sha256)
-        path = directory / MANIFEST_NAME
-        data = _read_small(path)
-        actual = hashlib.sha256(data).hexdigest()
-        if actual != sha256:
-            message = f"{path}: digest is {actual}, not {sha256}: build or copy the variant again"
-            raise ArtifactError(message)
-        try:
-            manifest = _DECODER.decode(data)
-        except msgspec.DecodeError as error:
-            message = f"{path}: no variant manifest: {error}"
-            raise ArtifactError(message) from error
-        _check(manifest, where=str(path))
+        manifest, _, directory = open_manifest(self._store, sha256)
         for name, entry in sorted(manifest.files.items()):
             self._check_file(directory / name, entry)
         return manifest, directory

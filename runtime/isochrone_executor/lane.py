@@ -38,6 +38,8 @@ class Lane:
         self._residents = Residents()
         self._loader = Loader(
             store=settings.store,
+            origin=settings.origin,
+            log=log,
             threads=len(settings.cores),
             bytes_free=lambda: self._ledger.pages_free * PAGE_BYTES,
             wake=wake,

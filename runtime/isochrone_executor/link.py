@@ -4,8 +4,11 @@ Called by the loop, from its one thread. The socket does not block; only ``send`
 bounded time, because the outputs that it sends are overwritten by the next run.
 """
 
+import fcntl
 import select
 import socket
+import struct
+import termios
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -16,6 +19,7 @@ from isochrone.protocol.framing import Frame
 from isochrone.protocol.messages import Goodbye, Message
 from isochrone.protocol.session import Place, Role, Session, State
 from isochrone.units import SECOND, Bytes, Instant, Nanoseconds
+from isochrone_executor.tls_stream import TlsStream
 
 SEND_STALL_NS_MAX: Final[Nanoseconds] = 2 * SECOND
 """How long a gateway may leave a result unread before its link counts as lost."""
@@ -34,9 +38,15 @@ class Link:
     """One gateway's connection. ``more`` says that frames may be at hand without reading."""
 
     def __init__(
-        self, connection: socket.socket, *, place: Place, payload_bytes_max: Bytes, now: Instant
+        self,
+        connection: socket.socket | TlsStream,
+        *,
+        place: Place,
+        payload_bytes_max: Bytes,
+        now: Instant,
     ) -> None:
         self.socket = connection
+        self._tls = connection if isinstance(connection, TlsStream) else None
         self.session = Session(Role.EXECUTOR, place=place, payload_bytes_max=payload_bytes_max)
         self.gateway = ""
         self.welcome_by: Instant = now + HANDSHAKE_NS_MAX
@@ -68,10 +78,49 @@ class Link:
             if count < len(buffer) or not self.session.is_receiving_payload:
                 return
 
+    def read_ahead(self, size_max: Bytes) -> Bytes:
+        """Receive the rest of a payload, or at most ``size_max`` bytes; return how many.
+
+        For a link that is to take nothing more. ``LinkLostError`` at the end of the stream.
+        """
+        buffer = self.session.get_buffer()
+        if not self.session.is_receiving_payload:
+            buffer = buffer[:size_max]
+        try:
+            count = self.socket.recv_into(buffer)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise LinkLostError(str(error)) from error
+        if not count:
+            raise LinkLostError("closed by the gateway")
+        self.session.received(count)
+        self.more = True
+        return count
+
+    @property
+    def waiting_bytes(self) -> Bytes:
+        """The bytes that wait in the kernel; with TLS somewhat more than what they decrypt to."""
+        size: int = struct.unpack("i", fcntl.ioctl(self._fd, termios.FIONREAD, bytes(4)))[0]
+        return size + (0 if self._tls is None else self._tls.pending())
+
     def next_frame(self) -> Frame | None:
-        """Return the next complete frame; raises ``ProtocolError`` as the session does."""
+        """Return the next complete frame.
+
+        Raises ``ProtocolError`` as the session does, and with TLS ``LinkLostError`` as ``read``.
+        """
         frame = self.session.next_frame()
+        if self._tls is not None:
+            return self._next_decrypted(frame, self._tls)
         self.more = frame is not None and self.session.has_unread
+        return frame
+
+    def _next_decrypted(self, frame: Frame | None, stream: TlsStream) -> Frame | None:
+        """Go on where there is no frame yet, and bytes are at hand that no poll tells of."""
+        while frame is None and stream.pending():
+            self.read()
+            frame = self.session.next_frame()
+        self.more = frame is not None and (self.session.has_unread or stream.pending() > 0)
         return frame
 
     def send(self, message: Message, payload: Sequence[memoryview] = ()) -> None:
@@ -125,7 +174,7 @@ class Link:
                 raise LinkLostError(str(error)) from error
 
     def _drain(self) -> None:
-        scratch = bytearray(1 << 16)
+        scratch = memoryview(bytearray(1 << 16))
         drained = 0
         while drained < _DRAIN_BYTES_MAX and (count := self.socket.recv_into(scratch)):
             drained += count

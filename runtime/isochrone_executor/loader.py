@@ -19,15 +19,20 @@ from isochrone.catalog import BackendName
 from isochrone.errors import ArtifactError, IsochroneError
 from isochrone.execution import ActionStatus
 from isochrone.protocol.messages import LoadVariant
-from isochrone.units import SECOND, Bytes, Instant
+from isochrone.units import SECOND, Bytes, Instant, Nanoseconds
 from isochrone_executor.artifacts import StoreReader, VariantManifest
 from isochrone_executor.backends.port import Backend
 from isochrone_executor.backends.registry import open_backend
+from isochrone_executor.fetch import Bound, fetch_variant
+from isochrone_executor.logs import Log
 from isochrone_executor.residents import Resident
 from isochrone_executor.window import judge_window
 
 JOBS_MAX: Final = 64
 """Loads that may wait; more than an accelerator holds variants in any plan of ours."""
+FETCH_NS_MAX: Final[Nanoseconds] = 45 * SECOND
+"""How long a copy from the origin may take within a load: a gateway that waits a minute longer than
+profiled takes its worker to be stuck. What takes longer is for the init container."""
 
 
 class LoadJob:
@@ -58,16 +63,24 @@ class Loader:
         self,
         *,
         store: Path,
+        origin: Path | None,
+        log: Log,
         threads: int,
         bytes_free: Callable[[], Bytes],
         wake: Callable[[], None],
     ) -> None:
         """Load from ``store`` for ``threads`` threads; call ``wake`` when an outcome is there.
 
+        What ``store`` lacks is copied from ``origin`` first, where there is one.
+
         ``bytes_free`` tells how much memory is left, so that what cannot fit is not even read; it
         is asked in the loading thread. Both callables are called from there.
         """
+        self._directory = store
         self._store = StoreReader(store)
+        self._origin = origin
+        self._log = log
+        self._stopping = False
         self._threads = threads
         self._bytes_free = bytes_free
         self._wake = wake
@@ -117,6 +130,7 @@ class Loader:
     def stop(self, *, timeout_s: float) -> bool:
         """End the thread after the job under way; return whether it ended in time."""
         self.abandon()
+        self._stopping = True
         self._waiting.put(None)
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
@@ -153,7 +167,7 @@ class Loader:
 
     def _open(self, message: LoadVariant) -> Resident | None:
         """Return the loaded variant, or None when its files alone exceed the free memory."""
-        manifest, directory = self._store.read(message.sha256)
+        manifest, directory = self._read(message)
         batch_sizes = tuple(sorted(set(message.batch_sizes)))
         _check_fit(manifest, message.backend, batch_sizes)
         if sum(entry.size for entry in manifest.files.values()) > self._bytes_free():
@@ -163,6 +177,21 @@ class Loader:
             backend = self._backends[manifest.backend] = open_backend(manifest.backend)
         loaded = backend.load(manifest, directory, threads=self._threads, batch_sizes=batch_sizes)
         return Resident(loaded, manifest=manifest, sha256=message.sha256, batch_sizes=batch_sizes)
+
+    def _read(self, message: LoadVariant) -> tuple[VariantManifest, Path]:
+        """Return the verified manifest and its directory, from the origin where need be."""
+        try:
+            return self._store.read(message.sha256)
+        except ArtifactError as error:
+            if self._origin is None:
+                raise
+            self._log.info("fetching", variant=message.variant, reason=str(error))
+        bound = Bound(until=time.monotonic_ns() + FETCH_NS_MAX, is_stopped=lambda: self._stopping)
+        size = fetch_variant(
+            message.sha256, origin=self._origin, store=self._directory, bound=bound
+        )
+        self._log.info("fetched", variant=message.variant, bytes=size)
+        return self._store.read(message.sha256)
 
 
 def _check_fit(manifest: VariantManifest, backend: str, batch_sizes: tuple[int, ...]) -> None:

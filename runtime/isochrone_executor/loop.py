@@ -5,6 +5,11 @@ commands; its actions are done by the lane, in the order in which it sent them. 
 done and answered before the next is read; what follows waits in the kernel's socket buffer. The
 payload of an inference is received straight into the variant's own input buffer, which no run can
 be using then.
+
+With ``--tls`` a connection is a ``Handshake`` first and a link once its gateway is known: a step of
+it is done whenever bytes for it are there, so that nobody waits for a stranger. Told to stop, it
+does what its commander has sent by then, and says Goodbye: to whatever is sent later, that is the
+answer.
 """
 
 import os
@@ -13,22 +18,32 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 from typing import Final
 
 from isochrone.errors import ProtocolError
 from isochrone.protocol.messages import PROTOCOL_VERSION, Goodbye, Hello, Ping, Pong, Welcome
 from isochrone.protocol.session import Command
-from isochrone.units import MICROSECOND, Instant
+from isochrone.units import MICROSECOND, MILLISECOND, SECOND, Instant, Nanoseconds
 from isochrone_executor.backends.registry import available_backends
+from isochrone_executor.credentials import Credentials
 from isochrone_executor.lane import Lane
 from isochrone_executor.link import Link, LinkLostError
 from isochrone_executor.listener import Listener
 from isochrone_executor.logs import Log
 from isochrone_executor.settings import Settings
+from isochrone_executor.tls_stream import Handshake, HandshakeFailedError, TlsStream
 
 LINKS_MAX: Final = 4
 """Gateways at once: a leader, its standby, and two that are on their way out or in."""
+HANDSHAKES_MAX: Final = 8
+"""Connections that have not shown who they are; one more, and the oldest of them is closed."""
+COMPLAINT_NS: Final[Nanoseconds] = 60 * SECOND
+"""A handshake that fails as the last one did is said once in so long."""
+DRAIN_NS_MAX: Final[Nanoseconds] = 15 * SECOND
+"""How long what was accepted may take once this process is to stop. With a hook before it that
+sleeps 3 s, and a load under way, it ends within the 30 s that a pod is given."""
 IDLE_BEFORE_COLLECT_S: Final = 0.25
 """A quiet spell this long is taken for garbage collection."""
 HANDSHAKE_CHECK_S: Final = 1.0
@@ -48,6 +63,10 @@ class Loop:
         self._command = Command()
         self._commander: Link | None = None
         self._links: dict[int, Link] = {}
+        self._credentials = None if settings.tls is None else Credentials(settings.tls, log)
+        self._handshakes: dict[int, Handshake] = {}
+        self._complaint = ""
+        self._complained: Instant = 0
         self._stopping = False
         self._spin_ns = settings.spin_us * MICROSECOND
         self._spin_until: Instant = 0
@@ -72,6 +91,7 @@ class Loop:
         self._log.info("listening", address=self._listener.address, pages=self._lane.pages_total)
         while not self._stopping:
             self._beat()
+        self._drain()
         self._close()
 
     def _beat(self) -> None:
@@ -100,7 +120,7 @@ class Loop:
             return 0.0
         if self._lane.collector.is_due:
             return IDLE_BEFORE_COLLECT_S
-        waiting = len(self._links) - (self._commander is not None)
+        waiting = len(self._links) + len(self._handshakes) - (self._commander is not None)
         return HANDSHAKE_CHECK_S if waiting else _FOREVER
 
     def _rest(self) -> None:
@@ -114,6 +134,9 @@ class Loop:
         for link in list(self._links.values()):
             if link is not self._commander and now > link.welcome_by:
                 self._drop(link, "no Welcome came")
+        for handshake in list(self._handshakes.values()):
+            if now > handshake.over_by:
+                self._refuse(handshake, "it did not end in time")
 
     def _act(self, link: Link) -> None:
         """Do the next action of ``link``, if all of it is there."""
@@ -140,12 +163,69 @@ class Loop:
         if connection is None:
             return
         self._drop_silent()
-        link = Link(
+        if self._credentials is None:
+            self._admit(connection)
+            return
+        while len(self._handshakes) >= HANDSHAKES_MAX:
+            oldest = next(iter(self._handshakes.values()))
+            self._refuse(oldest, f"{HANDSHAKES_MAX} others began before it ended")
+        handshake = Handshake(connection, peer=self._settings.peer, now=time.monotonic_ns())
+        self._handshakes[handshake.fd] = handshake
+        self._handlers[handshake.fd] = lambda events: self._on_handshake(handshake, events)
+        self._poll.register(handshake.fd, handshake.wants)
+
+    def _on_handshake(self, handshake: Handshake, _events: int) -> None:
+        """Do a step; at the end the connection is a gateway's, or closed."""
+        if self._handshakes.get(handshake.fd) is not handshake:
+            return  # an earlier handler of this beat has closed it
+        assert self._credentials is not None
+        try:
+            stream = handshake.advance(self._credentials)
+        except HandshakeFailedError as error:
+            self._refuse(handshake, str(error))
+            return
+        if stream is None:
+            self._poll.modify(handshake.fd, handshake.wants)
+            return
+        self._forget(handshake)
+        stranger = handshake.stranger()
+        if stranger:
+            self._complain(handshake, stranger)
+            self._make_link(stream).close(stranger)
+        else:
+            self._admit(stream)
+
+    def _refuse(self, handshake: Handshake, reason: str) -> None:
+        """Close a connection whose handshake came to nothing; without ``reason`` it was a probe."""
+        self._forget(handshake)
+        if reason:
+            self._complain(handshake, reason)
+        handshake.close()
+
+    def _complain(self, handshake: Handshake, reason: str) -> None:
+        now = time.monotonic_ns()
+        if reason != self._complaint or now - self._complained > COMPLAINT_NS:
+            self._complaint, self._complained = reason, now
+            self._log.warning("handshake_failed", peer=handshake.origin, reason=reason)
+
+    def _forget(self, handshake: Handshake) -> None:
+        del self._handshakes[handshake.fd]
+        del self._handlers[handshake.fd]
+        # A connection that was gone before its first step is closed by now.
+        with suppress(OSError):
+            self._poll.unregister(handshake.fd)
+
+    def _make_link(self, connection: socket.socket | TlsStream) -> Link:
+        return Link(
             connection,
             place=self._lane.place,
             payload_bytes_max=self._settings.payload_bytes_max,
             now=time.monotonic_ns(),
         )
+
+    def _admit(self, connection: socket.socket | TlsStream) -> None:
+        """Let a gateway in, and say Hello."""
+        link = self._make_link(connection)
         if len(self._links) >= LINKS_MAX:
             link.close(f"{LINKS_MAX} gateways are connected already")
             return
@@ -241,7 +321,36 @@ class Loop:
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         self._stopping = True
 
+    def _drain(self) -> None:
+        """Do what the commander had sent when the signal came, within ``DRAIN_NS_MAX``."""
+        link = self._commander
+        if link is None:
+            return
+        until = time.monotonic_ns() + DRAIN_NS_MAX
+        left = link.waiting_bytes
+        readable = select.poll()
+        readable.register(link.fd, select.POLLIN)
+        self._log.info("draining", gateway=link.gateway, bytes=left)
+        while self._commander is link:
+            if link.more:
+                self._act(link)
+                continue
+            halfway = link.session.is_receiving_payload
+            wait_ms = (until - time.monotonic_ns()) // MILLISECOND
+            if wait_ms <= 0:
+                self._log.warning("drain_cut_short", waited_s=DRAIN_NS_MAX // SECOND)
+                return
+            # The rest of an action is waited for; what had been sent is there.
+            if (left <= 0 and not halfway) or not readable.poll(wait_ms if halfway else 0):
+                return
+            try:
+                left -= link.read_ahead(max(1, left))
+            except LinkLostError as error:
+                self._drop(link, lost=str(error))
+
     def _close(self) -> None:
+        for handshake in list(self._handshakes.values()):
+            self._refuse(handshake, "")
         for link in list(self._links.values()):
             self._drop(link, "this executor stops")
         signal.set_wakeup_fd(-1)

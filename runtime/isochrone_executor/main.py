@@ -1,11 +1,14 @@
 """The executor program: ``python -m isochrone_executor``.
 
 Called by the command line in local mode, and as a pod's entry point. Writes JSON lines to standard
-error, the first of them ``listening`` with the address to dial.
+error, the first of them ``listening`` with the address to dial. Exits with 0 when it was told to
+stop, 1 when it cannot start (``cannot_start`` says why), 2 when the command line is wrong, and 70
+(``EX_SOFTWARE``) after a defect of its own, which ``defect`` describes.
 """
 
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 from isochrone.errors import SetupError
@@ -28,6 +31,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SetupError as error:
         log.fault("cannot_start", reason=str(error))
         return 1
+    except Exception as error:  # noqa: BLE001  whatever is not foreseen is a defect: say so and end
+        log.fault("defect", detail="".join(traceback.format_exception(error)))
+        # Not by way of the interpreter's end, which an engine that still loads would not bear.
+        os._exit(os.EX_SOFTWARE)
     log.info("stopped")
     if loop.is_loading:
         # A load that outlived its time cannot be stopped, and engines do not bear being torn down

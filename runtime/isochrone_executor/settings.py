@@ -1,6 +1,7 @@
 """What the command line says. Called by ``main``."""
 
 import argparse
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +20,12 @@ SPIN_US_MAX: Final = 100_000
 class Settings:
     """How one executor runs.
 
-    ``listen`` is ``unix:PATH`` or ``tcp:HOST:PORT``. ``cores`` are the CPUs that the process is
-    pinned to, one thread on each. ``memory_bytes`` is what resident variants may take together.
-    ``spin_us`` is for how long it looks for the next action without sleeping after each one.
+    ``listen`` is ``unix:PATH`` or ``tcp:HOST:PORT``. ``origin`` is another store, from which a
+    variant that ``store`` lacks is copied when it is to be loaded. ``cores`` are the CPUs that the
+    process is pinned to, one thread on each. ``memory_bytes`` is what resident variants may take
+    together. ``spin_us`` is for how long it looks for the next action without sleeping after each
+    one. ``tls`` is the folder of this executor's certificate and ``peer`` the DNS name that a
+    gateway's must have; both, or neither.
     """
 
     listen: str
@@ -29,11 +33,14 @@ class Settings:
     group: str
     pool: str
     store: Path
+    origin: Path | None
     cores: tuple[int, ...]
     memory_bytes: Bytes
     payload_bytes_max: Bytes
     spin_us: int
     die_with_parent: bool
+    tls: Path | None
+    peer: str
 
 
 def parse_settings(arguments: Sequence[str]) -> Settings:
@@ -48,7 +55,17 @@ def parse_settings(arguments: Sequence[str]) -> Settings:
     parser.add_argument("--pool", required=True, metavar="P", help="the pool it runs on")
     parser.add_argument("--store", required=True, type=Path, metavar="DIR", help="artifact store")
     parser.add_argument(
-        "--cores", required=True, type=_cores, metavar="N[,N]", help="CPUs to be pinned to"
+        "--origin",
+        type=Path,
+        metavar="DIR",
+        help="a store to copy from what --store lacks, when it is to be loaded",
+    )
+    parser.add_argument(
+        "--cores",
+        required=True,
+        type=_cores,
+        metavar="N[,N]|auto[:N]",
+        help="CPUs to be pinned to; auto: all that this process may use, or the first N of them",
     )
     parser.add_argument("--memory-bytes", required=True, type=_positive, metavar="N")
     parser.add_argument(
@@ -64,18 +81,45 @@ def parse_settings(arguments: Sequence[str]) -> Settings:
     parser.add_argument(
         "--die-with-parent", action="store_true", help="end when the starting thread ends"
     )
-    return Settings(**vars(parser.parse_args(arguments)))
+    parser.add_argument(
+        "--tls",
+        type=Path,
+        metavar="DIR",
+        help="encrypt links: tls.crt, tls.key and ca.crt of this executor",
+    )
+    parser.add_argument(
+        "--peer", default="", metavar="NAME", help="with --tls: the gateway's DNS name"
+    )
+    settings = Settings(**vars(parser.parse_args(arguments)))
+    if (settings.tls is None) is not (not settings.peer):
+        parser.error("--tls and --peer belong together: give both, or neither")
+    if settings.tls is not None and not settings.listen.startswith("tcp:"):
+        parser.error("--tls is for tcp:HOST:PORT: a Unix socket is as private as its folder")
+    return settings
 
 
 def _cores(text: str) -> tuple[int, ...]:
+    if text == "auto" or text.startswith("auto:"):
+        return _first_cores(text)
     try:
         cores = tuple(int(part) for part in text.split(","))
     except ValueError:
         cores = ()
     if not cores or min(cores) < 0 or len(set(cores)) != len(cores):
-        message = f"{text!r}: write distinct CPU numbers, such as 1 or 1,2"
+        message = f"{text!r}: write distinct CPU numbers, such as 1 or 1,2, or auto or auto:2"
         raise argparse.ArgumentTypeError(message)
     return cores
+
+
+def _first_cores(text: str) -> tuple[int, ...]:
+    offered = sorted(os.sched_getaffinity(0))
+    if text == "auto":
+        return tuple(offered)
+    wanted = text.removeprefix("auto:")
+    if not wanted.isascii() or not wanted.isdigit() or not 1 <= int(wanted) <= len(offered):
+        message = f"{text!r}: write a number up to {len(offered)}: this process may use {offered}"
+        raise argparse.ArgumentTypeError(message)
+    return tuple(offered[: int(wanted)])
 
 
 def _positive(text: str) -> int:

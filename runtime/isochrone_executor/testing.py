@@ -7,6 +7,7 @@ gateway: it says one thing at a time and waits for the answer, with the protocol
 import json
 import signal
 import socket
+import ssl
 import subprocess
 import threading
 import time
@@ -62,7 +63,10 @@ class InferOptions(TypedDict, total=False):
 class Gateway:
     """The gateway's end of one link: says one thing at a time, and waits for what comes."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(
+        self, address: str, *, tls: ssl.SSLContext | None = None, peer: str | None = None
+    ) -> None:
+        """Dial ``address``; with ``tls`` encrypted, where the executor's name must be ``peer``."""
         kind, _, place = address.partition(":")
         if kind == "unix":
             self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -71,6 +75,8 @@ class Gateway:
             host, _, port = place.rpartition(":")
             self.socket = socket.create_connection((host, int(port)))
         self.socket.settimeout(PATIENCE_S)
+        if tls is not None:
+            self.socket = tls.wrap_socket(self.socket, server_hostname=peer)
         self.session = Session(Role.GATEWAY, place=self._place)
         self._actions = 0
 

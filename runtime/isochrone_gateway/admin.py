@@ -1,10 +1,10 @@
-"""The admin listener: metrics, health, the scheduler's state, probes, marks in the trace.
+"""The admin listener: all of ``health``, the scheduler's state, what was observed, probes, marks.
 
-Called by ``connection`` on the second port, which is for operators and stays inside the cell.
+Called by ``connection`` on the second port, which is for operators and stays inside the pod.
 
-- ``GET /metrics``: Prometheus's text format. ``GET /healthz``: this process answers.
-- ``GET /readyz``: 200 when every service has a loaded variant; else 503 and what is missing.
+- ``GET /metrics``, ``GET /healthz``, ``GET /readyz``: see ``health``.
 - ``GET /admin/state``: the scheduler's snapshot.
+- ``GET /admin/observed``: what each service got over five minutes, and which workers hold what.
 - ``POST /admin/probe {"rounds": n}``: see ``probe``; 409 when there is traffic.
 - ``POST /admin/phase {"name": s}``: writes a mark into the trace.
 """
@@ -15,15 +15,14 @@ from collections.abc import Callable
 from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
-from prometheus_client import CONTENT_TYPE_LATEST
 
 from isochrone.trace import PhaseRecord
-from isochrone_gateway.answers import answer_bytes, answer_json
+from isochrone_gateway.answers import answer_json
 from isochrone_gateway.driver import Driver
 from isochrone_gateway.exchange import Exchange
-from isochrone_gateway.metrics import Gauges, Metrics, exposition
+from isochrone_gateway.health import Health, route
+from isochrone_gateway.observed import Observed
 from isochrone_gateway.probe import ROUNDS_MAX, Probe, ProbeStoppedError
-from isochrone_gateway.readiness import Readiness
 from isochrone_gateway.trace_file import TraceFile
 
 PHASE_NAME_MAX: Final = 200
@@ -47,38 +46,28 @@ class Admin:
         self,
         driver: Driver,
         *,
-        metrics: Metrics,
-        gauges: Gauges,
+        health: Health,
+        observed: Observed,
+        epoch: Callable[[], int],
         trace: TraceFile,
-        readiness: Readiness,
     ) -> None:
         self._driver = driver
-        self._metrics = metrics
-        self._gauges = gauges
+        self._observed = observed
+        self._epoch = epoch
         self._trace = trace
-        self._readiness = readiness
         self._probe = Probe(driver)
         self._tasks: dict[asyncio.Task[None], None] = {}
         self._routes: Final[dict[str, Callable[[Exchange], None]]] = {
-            "GET /metrics": self._show_metrics,
-            "GET /healthz": self._show_health,
-            "GET /readyz": self._show_readiness,
+            **health.routes,
             "GET /admin/state": self._show_state,
+            "GET /admin/observed": self._show_observed,
             "POST /admin/probe": self._start_probe,
             "POST /admin/phase": self._mark_phase,
         }
 
     def on_head(self, exchange: Exchange) -> None:
         """Answer what needs no body, or what has it already."""
-        problem = exchange.head.problem
-        if problem is not None:
-            answer_json(exchange, problem[0], {"error": problem[1]})
-        elif exchange.head.target not in self._routes:
-            known = ", ".join(self._routes)
-            message = f"no such path: {exchange.head.target}; there are {known}"
-            answer_json(exchange, 404, {"error": message})
-        elif exchange.complete:
-            self._routes[exchange.head.target](exchange)
+        route(exchange, self._routes)
 
     def on_part(self, exchange: Exchange) -> None:
         """Nothing here asks for parts of bodies."""
@@ -105,23 +94,38 @@ class Admin:
         if self._tasks:
             await asyncio.wait(tuple(self._tasks))
 
-    def _show_metrics(self, exchange: Exchange) -> None:
-        text = exposition(self._metrics, self._gauges)
-        answer_bytes(exchange, 200, text, CONTENT_TYPE_LATEST)
-
-    def _show_health(self, exchange: Exchange) -> None:
-        answer_json(exchange, 200, {"live": True})
-
-    def _show_readiness(self, exchange: Exchange) -> None:
-        missing = self._readiness.missing()
-        answer_json(exchange, 503 if missing else 200, {"ready": not missing, "missing": missing})
-
     def _show_state(self, exchange: Exchange) -> None:
         state = msgspec.to_builtins(self._driver.scheduler.snapshot())
         state["executors"] = [
-            {"worker": worker, "up": is_up} for worker, is_up in self._gauges.executors()
+            {"worker": link.worker, "up": link.is_up} for link in self._driver.links.values()
         ]
         answer_json(exchange, 200, state)
+
+    def _show_observed(self, exchange: Exchange) -> None:
+        driver = self._driver
+        known = {worker.worker: worker for worker in driver.scheduler.snapshot().workers}
+        workers = [
+            {
+                "worker": worker,
+                "group": link.group,
+                "up": link.is_up,
+                "resident": known[worker].resident if worker in known else (),
+                "missing": known[worker].missing if worker in known else (),
+            }
+            for worker, link in sorted(driver.links.items())
+        ]
+        services = self._observed.views(time.monotonic_ns()) if driver.leading else []
+        answer_json(
+            exchange,
+            200,
+            {
+                "revision": driver.revision,
+                "epoch": self._epoch(),
+                "leading": driver.leading,
+                "workers": workers,
+                "services": services,
+            },
+        )
 
     def _mark_phase(self, exchange: Exchange) -> None:
         order = self._read(exchange, _PhaseOrder)

@@ -71,20 +71,44 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     redial_max_s: Seconds = 1.0
     """… up to this."""
 
+    handover_timeout_s: Seconds = 2.0
+    """How long what runs on executors may take to end once another gateway leads."""
+
+    leaving_timeout_s: Seconds = 20.0
+    """The same on an executor that is leaving: somewhat less than its pod is given to end."""
+
+
+class Tls(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who this gateway is to executors, and who they must be.
+
+    ``directory`` holds its ``tls.crt``, ``tls.key`` and ``ca.crt``; ``peer`` is the DNS name that
+    every executor's certificate must have.
+    """
+
+    directory: Path
+    peer: Annotated[str, msgspec.Meta(min_length=1)]
+
 
 class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole file.
 
+    Either ``epoch`` and ``executors`` stand here, or ``cell_path`` names the file that says them and
+    may change at any time (see ``cell_file``). ``tls`` is for executors that are dialed by TCP.
+    ``admin`` serves everything, ``health`` only what probes and scrapes from outside may see.
     ``namespace`` decides between services of equal name. ``ready_path`` is written once the ports
-    are bound: JSON of ``port``, ``admin_port`` and ``pid``. ``trace_path`` is appended to.
+    are bound: JSON of ``port``, ``admin_port``, ``health_port`` (where there is one) and ``pid``.
+    ``trace_path`` is appended to.
     """
 
     name: Annotated[str, msgspec.Meta(min_length=1)]
-    epoch: Annotated[int, msgspec.Meta(ge=0)]
     plan_path: Path
-    executors: tuple[ExecutorAddress, ...]
+    epoch: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    executors: tuple[ExecutorAddress, ...] = ()
+    cell_path: Path | None = None
+    tls: Tls | None = None
     listen: Address = Address()
     admin: Address = Address()
+    health: Address | None = None
     namespace: str = ""
     trace_path: Path | None = None
     ready_path: Path | None = None
@@ -106,11 +130,22 @@ def read_config(path: Path) -> GatewayConfig:
     except msgspec.DecodeError as error:
         message = f"{path}: no gateway configuration: {error}"
         raise SetupError(message) from error
-    workers = [executor.worker for executor in config.executors]
-    if len(set(workers)) != len(workers):
-        message = f"{path}: an executor is named twice: give each worker a name of its own"
+    if config.cell_path is None and config.epoch is None:
+        raise SetupError(f"{path}: it says no epoch: give epoch and executors, or cell_path")
+    if config.cell_path is not None and (config.epoch is not None or config.executors):
+        message = f"{path}: cell_path names the file of epoch and executors: leave them out here"
+        raise SetupError(message)
+    twice = named_twice(config.executors)
+    if twice is not None:
+        message = f"{path}: executor {twice} is named twice: give each worker a name of its own"
         raise SetupError(message)
     return config
+
+
+def named_twice(executors: tuple[ExecutorAddress, ...]) -> str | None:
+    """Return a worker that stands twice among ``executors``, if one does."""
+    workers = [executor.worker for executor in executors]
+    return next((worker for worker in workers if workers.count(worker) > 1), None)
 
 
 def _read_path(kind: type, value: object) -> object:

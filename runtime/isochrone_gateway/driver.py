@@ -30,7 +30,7 @@ from isochrone.scheduling.events import (
     WorkerJoined,
     WorkerLost,
 )
-from isochrone.scheduling.outcomes import Reason
+from isochrone.scheduling.outcomes import Outcome, Reason
 from isochrone.scheduling.scheduler import Scheduler
 from isochrone.scheduling.settings import Settings
 from isochrone.units import MICROSECOND, Instant, Nanoseconds
@@ -39,7 +39,9 @@ from isochrone_gateway.journal import Journal
 from isochrone_gateway.links import ExecutorLink
 from isochrone_gateway.live import Dispatched, LiveRequest, outputs_of
 from isochrone_gateway.metrics import Metrics
+from isochrone_gateway.observed import Observed
 from isochrone_gateway.records import Records
+from isochrone_gateway.replies import STANDBY_MESSAGE
 
 VIGIL_NS_MAX: Final[Nanoseconds] = 250 * MICROSECOND
 """Executions up to this long are waited for awake: there, falling asleep and waking costs as much
@@ -58,12 +60,15 @@ class Driver:
         metrics: Metrics,
         records: Records,
         journal: Journal,
+        observed: Observed,
         on_defect: Callable[[BaseException], None],
     ) -> None:
         self.scheduler = Scheduler(settings)
         self.links: dict[WorkerId, ExecutorLink] = {}
         self._variants: dict[VariantId, Variant] = {}
         self.catalog = Catalog(models=(), variants=())
+        self.leading = False
+        """Whether requests are taken: a standby refuses all."""
         self.revision = 0
         self.has_plan = False
         self.arrivals = 0
@@ -71,6 +76,7 @@ class Driver:
         self._metrics = metrics
         self._records = records
         self._journal = journal
+        self._observed = observed
         self._on_defect = on_defect
         self._requests: dict[RequestId, LiveRequest] = {}
         self._replaced: dict[RequestId, None] = {}
@@ -93,6 +99,11 @@ class Driver:
 
     def arrive(self, live: LiveRequest, *, ready: bool) -> None:
         """Bring ``live``; where it is refused, its client is told before this returns."""
+        if not self.leading:  # it was being read while this gateway ceased to lead
+            self._turn_away(live)
+            return
+        if live.id < 0:
+            live.within = self._observed.arrived(live.entry.id, live.arrived_at)
         live.id = RequestId(self.arrivals)
         self.arrivals += 1
         target_ns = live.entry.objectives.latency_ns
@@ -127,6 +138,34 @@ class Driver:
     def withdraw(self, live: LiveRequest, reason: Reason) -> None:
         """Take ``live`` back; its client gets the Reply that ends it."""
         self.feed(RequestWithdrawn(request=live.id, reason=reason))
+
+    # Leadership.
+
+    def lead(self) -> None:
+        """Take requests from now on."""
+        self.leading = True
+        self._observed.begin_anew(time.monotonic_ns())
+
+    def stand_by(self) -> None:
+        """Take no more requests, and end those that no executor has."""
+        self.leading = False
+        self._observed.begin_anew(time.monotonic_ns())
+        self._surrender()
+
+    def _surrender(self) -> None:
+        """End the requests that are not under way: nobody will run them here."""
+        running = {live.id for sent in self._under_way.values() for live in sent.requests}
+        for live in tuple(self._requests.values()):
+            if live.id not in running:
+                live.surrendered = True
+                self.feed(RequestWithdrawn(request=live.id, reason=Reason.CLIENT_LEFT))
+
+    def _turn_away(self, live: LiveRequest) -> None:
+        """Refuse a request of which the scheduler was never told."""
+        live.problem = (503, STANDBY_MESSAGE)
+        ending = Reply(request=live.id, outcome=Outcome.REFUSED, reason=Reason.NOT_LOADED)
+        self._metrics.count_request(live.entry.id, "", ending.outcome, ending.reason)
+        live.client.reply(live, ending, ())
 
     def loaded(self) -> list[tuple[VariantId, GroupId]]:
         """Return which variants the workers of which groups hold."""
@@ -173,6 +212,12 @@ class Driver:
             for live in self._under_way.pop(action).requests:
                 live.action = None
         self.feed(WorkerLost(worker=worker))
+        if not self.leading:
+            self._surrender()
+
+    def owed_by(self, worker: WorkerId) -> bool:
+        """Return whether ``worker`` owes an answer to any action."""
+        return any(sent.action.worker == worker for sent in self._under_way.values())
 
     def finished(self, link: ExecutorLink, result: Result, payload: tuple[memoryview, ...]) -> None:
         """Tell the scheduler how an action went; its replies take their outputs from ``payload``."""
@@ -207,6 +252,8 @@ class Driver:
             )
         )
         self._finished = None
+        if not self.leading:
+            self._surrender()
         if not self._under_way and self._vigil is not None:
             self._vigil.end()
 
@@ -233,6 +280,7 @@ class Driver:
             raise
         self._variants = {item.id: item for item in document.catalog.variants}
         self.catalog = document.catalog
+        self._observed.follow(document.plan, document.catalog, time.monotonic_ns())
         self.revision = document.plan.revision
         self.has_plan = True
         self._metrics.plan_changes += 1
@@ -298,6 +346,9 @@ class Driver:
 
     def _infer(self, action: Infer) -> None:
         link = self.links[action.worker]
+        if link.leaving:
+            self._decline(action, ActionStatus.WEIGHTS_MISSING)
+            return
         dispatched = Dispatched(action, time.monotonic_ns(), link.pool)
         requests = [self._requests[request] for request in action.requests]
         rows = 0
@@ -332,6 +383,9 @@ class Driver:
 
     def _load(self, action: Load) -> None:
         link = self.links[action.worker]
+        if link.leaving:
+            self._decline(action, ActionStatus.ERROR)
+            return
         variant = self._variants[action.variant]
         self._under_way[action.action] = Dispatched(action, time.monotonic_ns(), link.pool)
         link.send(
@@ -349,6 +403,9 @@ class Driver:
 
     def _unload(self, action: Unload) -> None:
         link = self.links[action.worker]
+        if link.leaving:
+            self._decline(action, ActionStatus.WEIGHTS_MISSING)
+            return
         self._under_way[action.action] = Dispatched(action, time.monotonic_ns(), link.pool)
         link.send(
             UnloadVariant(
@@ -360,11 +417,18 @@ class Driver:
             )
         )
 
+    def _decline(self, action: Infer | Load | Unload, status: ActionStatus) -> None:
+        """Answer for a worker that gets nothing new, so that the scheduler looks elsewhere."""
+        detail = "the worker is leaving"
+        self._events.append(ActionFinished(action=action.action, status=status, detail=detail))
+
     def _reply(self, reply: Reply) -> None:
         live = self._requests.pop(reply.request, None)
         if live is None:
             del self._replaced[reply.request]
             return
+        if live.surrendered:
+            reply = Reply(request=live.id, outcome=Outcome.FAILED, reason=Reason.DRAINING)
         outputs: tuple[memoryview, ...] = ()
         if reply.action is not None:
             assert self._finished is not None

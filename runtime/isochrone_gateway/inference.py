@@ -25,7 +25,7 @@ from isochrone_gateway.live import LiveRequest
 from isochrone_gateway.metrics import Metrics
 from isochrone_gateway.oip import InferRequest, RequestParser, too_many_rows
 from isochrone_gateway.pages import Pages
-from isochrone_gateway.replies import retry_fields
+from isochrone_gateway.replies import STANDBY_MESSAGE, retry_fields
 
 TARGETS_MAX: Final = 1024
 """URLs that are remembered with what they mean; then all are forgotten."""
@@ -61,6 +61,8 @@ class Inference:
             entry = target.entry
             self._metrics.count_request(entry.id, "", Outcome.FAILED, Reason.DRAINING)
             answer_outcome(exchange, Outcome.FAILED, Reason.DRAINING)
+        elif not self._driver.leading:
+            self._turn_away(exchange, target.entry)
         else:
             self._on_infer(exchange, target)
 
@@ -120,7 +122,8 @@ class Inference:
             return
         if live.problem is not None:
             status, message = live.problem
-            answer_error(exchange, status, message, reply.outcome, reply.reason)
+            fields = retry_fields(None) if status == 503 else b""  # noqa: PLR2004 - the status
+            answer_error(exchange, status, message, reply.outcome, reply.reason, fields)
             return
         ran = live.action if reply.action is not None else None
         answer_outcome(
@@ -219,6 +222,12 @@ class Inference:
             self._driver.withdraw(live, Reason.BAD_REQUEST)
         else:
             self._refuse(exchange, live.entry if live else None, status, message)
+
+    def _turn_away(self, exchange: Exchange, entry: Entry) -> None:
+        """Answer that another gateway of this cell takes requests."""
+        outcome, reason = Outcome.REFUSED, Reason.NOT_LOADED
+        self._metrics.count_request(entry.id, "", outcome, reason)
+        answer_error(exchange, 503, STANDBY_MESSAGE, outcome, reason, retry_fields(None))
 
     def _refuse(self, exchange: Exchange, entry: Entry | None, status: int, message: str) -> None:
         """Answer an error of the client's that the driver never heard of."""

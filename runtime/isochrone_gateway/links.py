@@ -1,12 +1,14 @@
 """The gateway's end of the links to its executors: it dials, greets, watches, and redials for ever.
 
-Called by ``main``, which starts one ``ExecutorLink`` per executor, and by ``driver``, which sends
-actions on them. A link counts as joined when the executor has answered the first ping behind the
+Called by ``membership``, which has one ``ExecutorLink`` per executor of the cell, and by ``driver``,
+which sends actions on them. A link counts as joined when the executor has answered the first ping behind the
 Welcome: only then has it accepted to be commanded. Payloads are neither joined nor copied on the
-way out, and received straight into memory of their own on the way in.
+way out, and received straight into memory of their own on the way in. TCP links are encrypted where
+the configuration says so (both ends verify the other's certificate and name).
 """
 
 import asyncio
+import ssl
 import time
 from collections.abc import Sequence
 from typing import Final, Protocol, TypeAlias, cast
@@ -30,10 +32,14 @@ from isochrone.protocol.messages import (
 from isochrone.protocol.session import Role, Session, State
 from isochrone.units import SECOND, Bytes, Instant, Nanoseconds
 from isochrone_gateway.config import ExecutorAddress, GatewayConfig
+from isochrone_gateway.credentials import Credentials
 from isochrone_gateway.journal import Journal
 
 OFFSET_SAMPLES: Final = 8
 """Pings behind the estimate of a remote clock: the quickest of the last ones is believed."""
+
+CLOSE_S_MAX: Final = 2.0
+"""How long a closed connection may take to send what is unsent, before it is cut off."""
 
 ActionMessage: TypeAlias = LoadVariant | UnloadVariant | InferBatch
 
@@ -54,16 +60,29 @@ class LinkUser(Protocol):
 
 
 class ExecutorLink:
-    """The link to one executor, over all its connections."""
+    """The link to one executor, over all its connections.
+
+    While ``leaving`` is set the driver sends nothing new.
+    """
 
     def __init__(
-        self, executor: ExecutorAddress, config: GatewayConfig, user: LinkUser, journal: Journal
+        self,
+        executor: ExecutorAddress,
+        config: GatewayConfig,
+        user: LinkUser,
+        journal: Journal,
+        *,
+        epoch: int,
+        credentials: Credentials | None,
     ) -> None:
         self.worker = executor.worker
+        self.address = executor.address
+        self.epoch = epoch
+        self.leaving = False
         self.group = ""
         self.pool = ""
         self.is_up = False
-        self._address = executor.address
+        self._credentials = credentials
         self._config = config
         self._user = user
         self._journal = journal
@@ -76,12 +95,20 @@ class ExecutorLink:
         self._task = asyncio.get_running_loop().create_task(self._dial_forever())
         return self._task
 
-    async def stop(self) -> None:
-        """Say goodbye and dial no more."""
+    async def stop(self, reason: str) -> None:
+        """Say goodbye and dial no more; return when the user knows that the link is gone."""
         assert self._task is not None
+        wire = self._wire
         self._task.cancel()
-        self.drop("this gateway stops")
+        self.drop(reason)
         await asyncio.wait([self._task])
+        if wire is not None:
+            await wire.closed.wait()
+
+    def greet_anew(self, epoch: int) -> None:
+        """Say Welcome with ``epoch``, on a new connection; what is under way is tried again."""
+        self.epoch = epoch
+        self.drop(f"this gateway leads in epoch {epoch} now")
 
     def send(self, message: ActionMessage, payload: Sequence[memoryview] = ()) -> None:
         """Send an action with its payload, which is not copied: it must stay as it is.
@@ -133,7 +160,7 @@ class ExecutorLink:
         limits = self._config.limits
         pause = limits.redial_min_s
         while True:
-            wire = _Wire(self, self._config, timed=self._address.startswith("tcp:"))
+            wire = _Wire(self, self._config, timed=self.address.startswith("tcp:"))
             try:
                 async with asyncio.timeout(limits.ping_timeout_s):
                     await self._connect(wire)
@@ -143,7 +170,10 @@ class ExecutorLink:
                 self._complain("no answer in time")
                 wire.leave("no answer in time")
             except OSError as error:
-                self._complain(error.strerror or str(error))
+                self._complain(_reason_of(error))
+            except asyncio.CancelledError:
+                wire.leave("this link ends")
+                raise
             if self.is_up:
                 pause = limits.redial_min_s
             if wire.is_connected:
@@ -153,19 +183,31 @@ class ExecutorLink:
 
     async def _connect(self, wire: "_Wire") -> None:
         loop = asyncio.get_running_loop()
-        kind, _, rest = self._address.partition(":")
+        kind, _, rest = self.address.partition(":")
         if kind == "unix":
             await loop.create_unix_connection(lambda: wire, rest)
         else:
             host, _, port = rest.rpartition(":")
-            await loop.create_connection(lambda: wire, host, int(port))
+            tls = self._config.tls
+            if tls is None or self._credentials is None:
+                await loop.create_connection(lambda: wire, host.strip("[]"), int(port))
+            else:
+                await loop.create_connection(
+                    lambda: wire,
+                    host.strip("[]"),
+                    int(port),
+                    ssl=self._credentials.context(),
+                    server_hostname=tls.peer,
+                    ssl_handshake_timeout=self._config.limits.ping_timeout_s,
+                    ssl_shutdown_timeout=CLOSE_S_MAX,
+                )
 
     def _complain(self, reason: str) -> None:
         """Log why there is no link: once for each new reason, as dialing goes on for ever."""
         if reason != self._complaint:
             self._complaint = reason
             self._journal.warning(
-                "executor_unreachable", worker=self.worker, address=self._address, reason=reason
+                "executor_unreachable", worker=self.worker, address=self.address, reason=reason
             )
 
 
@@ -187,6 +229,7 @@ class _Wire(asyncio.BufferedProtocol):
         self._heard: Instant = 0
         self._pinged: Instant = 0
         self._offsets: list[tuple[Nanoseconds, Nanoseconds]] = []
+        self._cut: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
@@ -194,8 +237,10 @@ class _Wire(asyncio.BufferedProtocol):
         self._heard = time.monotonic_ns()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._cut is not None:
+            self._cut.cancel()
         if exc is not None:
-            self._reason = str(exc)
+            self._reason = _reason_of(exc)
         self._link.on_closed(self._reason)
         self.opened.set()
         self.closed.set()
@@ -246,6 +291,9 @@ class _Wire(asyncio.BufferedProtocol):
         if self._session.state is not State.CLOSED:
             self._transport.write(self._session.send(Goodbye(reason=reason)))
         self._transport.close()
+        # An executor that does not read would keep what is unsent, and so the connection, for ever.
+        loop = asyncio.get_running_loop()
+        self._cut = loop.call_later(CLOSE_S_MAX, self._transport.abort)
 
     def _hear(self, message: Message) -> None:
         """Act on anything but a Result."""
@@ -268,7 +316,7 @@ class _Wire(asyncio.BufferedProtocol):
             raise ProtocolError(message)
         self._hello = hello
         welcome = Welcome(
-            version=PROTOCOL_VERSION, gateway=self._config.name, epoch=self._config.epoch
+            version=PROTOCOL_VERSION, gateway=self._config.name, epoch=self._link.epoch
         )
         greeting = self._session.send(welcome)
         self._pinged = time.monotonic_ns()
@@ -308,6 +356,17 @@ class _Wire(asyncio.BufferedProtocol):
 def _place(message: Message, payload_bytes: Bytes) -> tuple[memoryview, ...]:  # noqa: ARG001
     """Give each payload memory of its own: replies are sent from it, whenever clients read."""
     return (memoryview(bytearray(payload_bytes)),)
+
+
+def _reason_of(error: Exception) -> str:
+    """Return what went wrong with a connection, as short as can be."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS: {error.reason or error}"
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return str(error)
 
 
 def _shifted(message: ActionMessage, offset_ns: Nanoseconds) -> ActionMessage:

@@ -15,7 +15,8 @@ class LiveRequest:
     """One request in the scheduler's care, with its bytes and its client.
 
     ``tensors`` are the inputs in the model's order, empty until the body is there. ``action`` is
-    the last Infer that it was sent with. ``exchange`` and ``form`` are the client's own.
+    the last Infer that it was sent with. ``exchange`` and ``form`` are the client's own. ``within``:
+    it arrived within the declared load. ``surrendered``: it ends because another gateway leads.
     """
 
     __slots__ = (
@@ -31,9 +32,11 @@ class LiveRequest:
         "id",
         "problem",
         "rows",
+        "surrendered",
         "target_ns",
         "tensors",
         "version",
+        "within",
     )
 
     def __init__(
@@ -54,6 +57,8 @@ class LiveRequest:
         self.exchange: object | None = None
         self.form: object | None = None
         self.problem: tuple[int, str] | None = None
+        self.within = False
+        self.surrendered = False
 
 
 class Client(Protocol):

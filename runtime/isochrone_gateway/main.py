@@ -18,18 +18,20 @@ import msgspec
 import uvloop
 
 from isochrone.errors import SetupError
-from isochrone.ids import WorkerId
 from isochrone_gateway import predictability
 from isochrone_gateway.admin import Admin
+from isochrone_gateway.cell_file import CellState, CellWatch
 from isochrone_gateway.clock import Alarm, Vigil
 from isochrone_gateway.config import Address, GatewayConfig, read_config
 from isochrone_gateway.connection import Connection
 from isochrone_gateway.driver import Driver
+from isochrone_gateway.health import Health
 from isochrone_gateway.inference import Inference
 from isochrone_gateway.journal import Journal
-from isochrone_gateway.links import ExecutorLink
 from isochrone_gateway.listener import SWEEP_S, Listener
+from isochrone_gateway.membership import Membership
 from isochrone_gateway.metrics import Gauges, Metrics
+from isochrone_gateway.observed import Observed
 from isochrone_gateway.pages import Pages
 from isochrone_gateway.plan_watch import WATCH_S, PlanWatch
 from isochrone_gateway.readiness import Readiness
@@ -81,15 +83,17 @@ class Gateway:
         except OSError as error:
             message = f"trace_path {config.trace_path}: cannot be written: {error.strerror}"
             raise SetupError(message) from error
+        observed = Observed()
         self._driver = Driver(
             config.settings,
             metrics=self._metrics,
-            records=Records(self._metrics, self._trace, journal),
+            records=Records(self._metrics, observed, self._trace, journal),
             journal=journal,
+            observed=observed,
             on_defect=self._on_defect,
         )
         self._readiness = Readiness(self._driver)
-        pages = Pages(is_ready=self._readiness.is_ready, loaded=self._driver.loaded)
+        pages = Pages(is_ready=self._readiness.takes_requests, loaded=self._driver.loaded)
         self._inference = Inference(self._driver, self._metrics, pages)
         self._plan_watch = PlanWatch(
             config.plan_path,
@@ -102,15 +106,24 @@ class Gateway:
             queued=self._driver.queued,
             executors=lambda: [(link.worker, link.is_up) for link in self._driver.links.values()],
             plan_revision=lambda: self._driver.revision,
+            leads=lambda: self._driver.leading,
         )
+        self._membership = Membership(
+            config, self._driver, journal, on_task_ended=self._on_task_ended
+        )
+        self._cell_watch: CellWatch | None = None
+        if config.cell_path is not None:
+            self._cell_watch = CellWatch(config.cell_path, self._membership.take)
+        health = Health(metrics=self._metrics, gauges=gauges, readiness=self._readiness)
         self._admin = Admin(
             self._driver,
-            metrics=self._metrics,
-            gauges=gauges,
+            health=health,
+            observed=observed,
+            epoch=lambda: self._membership.epoch,
             trace=self._trace,
-            readiness=self._readiness,
         )
         self._listener = Listener(self._inference, config.limits)
+        self._health_listener = Listener(health, config.limits)
         self._admin_listener = Listener(self._admin, config.limits)
 
     async def run(self) -> int:
@@ -122,32 +135,35 @@ class Gateway:
         alarm = Alarm(loop, self._driver.ring)
         self._driver.keep_time(alarm, Vigil(loop))
         self._plan_watch.look(self._journal)
-        for executor in self._config.executors:
-            link = ExecutorLink(executor, self._config, self._driver, self._journal)
-            self._driver.links[WorkerId(link.worker)] = link
-        admin_server = await self._listen(self._admin_listener, self._config.admin)
-        server = await self._listen(self._listener, self._config.listen)
-        dials = [link.start() for link in self._driver.links.values()]
-        self._announce(server, admin_server)
+        servers = {
+            "admin_port": await self._listen(self._admin_listener, self._config.admin),
+            "port": await self._listen(self._listener, self._config.listen),
+        }
+        if self._config.health is not None:
+            servers["health_port"] = await self._listen(self._health_listener, self._config.health)
+        self._join_cell()
+        self._announce(servers)
         beats = [
             loop.create_task(_every(SWEEP_S, self._sweep)),
             loop.create_task(_every(TICK_S, self._tick)),
-            loop.create_task(_every(WATCH_S, self._watch_plan)),
+            loop.create_task(_every(WATCH_S, self._watch_files)),
             loop.create_task(_every(self._config.limits.ping_interval_s, self._ping)),
         ]
-        for task in (*dials, *beats):
+        for task in beats:
             task.add_done_callback(self._on_task_ended)
         predictability.steady_interpreter()
         await self._stop.wait()
-        server.close()
+        servers["port"].close()
         await self._drain()
-        admin_server.close()
+        for server in servers.values():
+            server.close()
         for beat in beats:
             beat.cancel()
         await self._admin.stop()
         self._listener.abort()
         self._admin_listener.abort()
-        await asyncio.gather(*(link.stop() for link in self._driver.links.values()))
+        self._health_listener.abort()
+        await self._membership.stop()
         alarm.close()
         self._trace.close()
         self._journal.info("stopped", status=self._status)
@@ -165,13 +181,21 @@ class Gateway:
             )
             raise SetupError(message) from error
 
-    def _announce(self, server: asyncio.Server, admin_server: asyncio.Server) -> None:
+    def _join_cell(self) -> None:
+        """Lead or stand by as the cell's file says; without one, lead with what is configured."""
+        if self._cell_watch is not None:
+            self._cell_watch.look(self._journal)
+            return
+        epoch = self._config.epoch
+        assert epoch is not None, "read_config has seen to it"
+        self._membership.take(
+            CellState(epoch=epoch, leading=True, executors=self._config.executors)
+        )
+
+    def _announce(self, servers: dict[str, asyncio.Server]) -> None:
         """Say which ports are bound; ``ready_path`` appears whole or not at all."""
-        ports = {
-            "port": server.sockets[0].getsockname()[1],
-            "admin_port": admin_server.sockets[0].getsockname()[1],
-            "pid": os.getpid(),
-        }
+        ports = {name: server.sockets[0].getsockname()[1] for name, server in servers.items()}
+        ports["pid"] = os.getpid()
         path = self._config.ready_path
         if path is not None:
             partial = path.with_name(f"{path.name}.partial")
@@ -197,13 +221,17 @@ class Gateway:
         now = time.monotonic_ns()
         self._listener.sweep(now)
         self._admin_listener.sweep(now)
+        self._health_listener.sweep(now)
 
     def _tick(self) -> None:
         self._trace.flush()
         self._driver.drop_stuck()
 
-    def _watch_plan(self) -> None:
+    def _watch_files(self) -> None:
         self._plan_watch.look(self._journal)
+        if self._cell_watch is not None:
+            self._cell_watch.look(self._journal)
+        self._membership.settle()
 
     def _ping(self) -> None:
         now = time.monotonic_ns()

@@ -133,10 +133,12 @@ class Gauges:
         queued: Callable[[], Iterable[tuple[str, int]]],
         executors: Callable[[], Iterable[tuple[str, bool]]],
         plan_revision: Callable[[], int],
+        leads: Callable[[], bool],
     ) -> None:
         self.queued = queued
         self.executors = executors
         self.plan_revision = plan_revision
+        self.leads = leads
 
 
 class _Families(Collector):
@@ -226,6 +228,9 @@ class _Families(Collector):
         for worker, is_up in self._gauges.executors():
             up.add_metric((worker,), int(is_up))
         yield up
+        leads = GaugeMetricFamily("isochrone_gateway_leads", "1 while this gateway leads its cell.")
+        leads.add_metric((), int(self._gauges.leads()))
+        yield leads
         revision = GaugeMetricFamily("isochrone_plan_revision", "Revision of the plan in force.")
         revision.add_metric((), self._gauges.plan_revision())
         yield revision

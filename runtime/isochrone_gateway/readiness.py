@@ -1,6 +1,6 @@
-"""When a gateway may be sent traffic.
+"""When a gateway may be sent traffic, or, as a standby, could be at once.
 
-Asked by ``pages`` and ``admin``. At first, everything that the plan wants must be there: each
+Asked by ``pages`` and ``health``. A standby needs no more than a plan. For the one that leads, at first, everything that the plan wants must be there: each
 executor linked and each of its variants loaded, so that nothing is measured or routed half-way.
 After that, a service that has one loaded variant is enough: losing one executor must not take a
 whole gateway out of its endpoints.
@@ -22,12 +22,13 @@ class Readiness:
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
         self._started: Instant = time.monotonic_ns()
+        self._leading = True
         self._settled = False
         self.draining = False
 
-    def is_ready(self) -> bool:
-        """Return whether nothing is missing."""
-        return not self.missing()
+    def takes_requests(self) -> bool:
+        """Return whether a client may ask: nothing is missing, and this gateway leads."""
+        return self._driver.leading and not self.missing()
 
     def missing(self) -> list[str]:
         """Return a sentence for each thing that is missing; nothing when ready."""
@@ -35,6 +36,11 @@ class Readiness:
             return ["the gateway is shutting down"]
         if not self._driver.has_plan:
             return ["no plan is in force"]
+        if self._driver.leading is not self._leading:
+            self._leading = self._driver.leading
+            self._started, self._settled = time.monotonic_ns(), False
+        if not self._leading:
+            return []
         snapshot = self._driver.scheduler.snapshot()
         missing = [
             f"service {service.service} has no loaded variant"

@@ -14,6 +14,7 @@ from isochrone.trace import ActionRecord, RequestRecord
 from isochrone_gateway.journal import Journal
 from isochrone_gateway.live import Dispatched, LiveRequest
 from isochrone_gateway.metrics import Metrics
+from isochrone_gateway.observed import Observed
 from isochrone_gateway.trace_file import TraceFile
 
 DETAIL_LOGGED_MAX: Final = 400
@@ -34,8 +35,11 @@ _STATUSES: Final = {status: status.value for status in ActionStatus}
 class Records:
     """Keeps records of one gateway."""
 
-    def __init__(self, metrics: Metrics, trace: TraceFile, journal: Journal) -> None:
+    def __init__(
+        self, metrics: Metrics, observed: Observed, trace: TraceFile, journal: Journal
+    ) -> None:
         self._metrics = metrics
+        self._observed = observed
         self._trace = trace
         self._journal = journal
 
@@ -48,8 +52,21 @@ class Records:
         sent = ran.action if ran is not None and outcome is not Outcome.INVALID else None
         variant = sent.variant if sent is not None else ""
         self._metrics.count_request(service, variant, outcome, reason)
+        latency_ns = -1
         if sent is not None:
-            self._metrics.time_request(service, ended - live.arrived_at)
+            latency_ns = ended - live.arrived_at
+            self._metrics.time_request(service, latency_ns)
+        if outcome is Outcome.INVALID:
+            self._observed.dismissed(service, within=live.within)
+        else:
+            self._observed.ended(
+                service,
+                outcome,
+                live.arrived_at,
+                within=live.within,
+                latency_ns=latency_ns,
+                variant=variant,
+            )
         refused_in_ns = -1
         if outcome is Outcome.REFUSED:
             refused_in_ns = ended - live.head_at

@@ -60,10 +60,15 @@ _SENTENCES: Final[dict[Reason, str]] = {
     Reason.SUSPENDED: "the service is suspended: see the service's spec",
     Reason.EXECUTOR_LOST: "the worker that ran the request was lost: ask again",
     Reason.EXECUTOR_ERROR: "the worker could not run the request: see the gateway's log",
-    Reason.DRAINING: "this gateway is shutting down: ask again elsewhere",
+    Reason.DRAINING: "this gateway takes no more requests: ask again elsewhere",
     Reason.BAD_REQUEST: "the request is wrong",
     Reason.CLIENT_LEFT: "the client left",
 }
+
+STANDBY_MESSAGE: Final = (
+    "refused (not_loaded): this gateway is a standby: ask again after Retry-After, then the leader is"
+    " reached"
+)
 
 RETRY_AFTER_DEFAULT_NS: Final[Nanoseconds] = SECOND
 """The hint with a 503 for which nothing better is known."""

@@ -10,12 +10,13 @@ import msgspec
 import pytest
 import torch
 
+from isochrone.build_document import variant_name
 from isochrone.catalog import AccuracySource, BackendName, Precision, Variant
 from isochrone.errors import ArtifactError
 from isochrone.fleet import Engine, Pool, Vendor
 from isochrone.ids import PoolId
 from isochrone.units import MILLISECOND
-from isochrone_builder.build import build_model, variant_name
+from isochrone_builder.build import build_model
 from isochrone_builder.profile import profile_variants
 from isochrone_builder.request import BuildReport, BuildRequest, ProfileBudget, Progress
 from isochrone_executor.artifacts import read_manifest

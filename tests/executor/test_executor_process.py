@@ -95,10 +95,99 @@ def test_the_process_is_pinned_to_its_cores(start_executor: StartExecutor) -> No
         assert {core} == os.sched_getaffinity(int(task.name))
 
 
+@pytest.mark.parametrize("count", [1, None])
+def test_auto_takes_the_first_cores_that_the_process_may_use(
+    start_executor: StartExecutor, count: int | None
+) -> None:
+    executor = start_executor(cores="auto" if count is None else f"auto:{count}")
+    assert executor.address
+    expected = set(sorted(os.sched_getaffinity(0))[:count])
+    assert expected == os.sched_getaffinity(executor.process.pid)
+
+
+def test_what_was_sent_before_the_signal_is_done_and_then_comes_goodbye(
+    start_executor: StartExecutor, dial: Dial, store: Path
+) -> None:
+    executor = start_executor()
+    gateway = dial(executor)
+    gateway.greet()
+    gateway.load(make_variant(store, batch_ns={1: SECOND // 2}), batch_sizes=(1,))
+    sent = [(gateway.begin_infer(rows_of(seed)), answers_to(rows_of(seed))) for seed in range(4)]
+    executor.process.send_signal(signal.SIGTERM)
+    for action, answer in sent:
+        assert gateway.hear_answer(action)[1] == answer
+    assert "this executor stops" in gateway.hear_goodbye()
+    assert executor.stop_when_done() == 0
+    assert executor.wait_for("draining")
+
+
+def test_what_is_sent_after_the_signal_is_not_done(
+    start_executor: StartExecutor, dial: Dial, store: Path
+) -> None:
+    executor = start_executor()
+    gateway = dial(executor)
+    gateway.greet()
+    gateway.load(make_variant(store))
+    first, second = rows_of(1), rows_of(2)
+    begun = gateway.infer_message()
+    frame = bytes(gateway.session.send(begun, payload_bytes=len(first))) + first
+    gateway.socket.sendall(frame[:-100])
+    executor.process.send_signal(signal.SIGTERM)
+    executor.wait_for("draining")
+    late = gateway.infer_message()
+    after = bytes(gateway.session.send(late, payload_bytes=len(second))) + second
+    gateway.socket.sendall(frame[-100:] + after)
+    assert answers_to(first) == gateway.hear_answer(begun.action)[1]
+    assert "this executor stops" in gateway.hear_goodbye()
+    assert executor.stop_when_done() == 0
+
+
+@pytest.mark.parametrize(
+    ("extra", "says"),
+    [
+        (("--tls", "/somewhere"), "--peer"),
+        (("--peer", "gateway.ns"), "--tls"),
+        (("--tls", "/somewhere", "--peer", "gateway.ns"), "Unix socket"),
+    ],
+)
+def test_half_of_what_encryption_needs_is_refused(
+    tmp_path: Path, extra: tuple[str, ...], says: str
+) -> None:
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "isochrone_executor", "--listen", f"unix:{tmp_path}/s"),
+            *("--worker", "w", "--group", "g", "--pool", "p", "--store", str(tmp_path)),
+            *("--cores", "auto:1", "--memory-bytes", "1000000000", *extra),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert says in done.stderr.rpartition("error:")[2]
+
+
+def test_a_gateway_that_dies_halfway_through_a_payload_does_not_hold_up_the_end(
+    start_executor: StartExecutor, dial: Dial, store: Path
+) -> None:
+    executor = start_executor()
+    gateway = dial(executor)
+    gateway.greet()
+    gateway.load(make_variant(store))
+    message = gateway.infer_message(batch_size=4, rows=4)
+    gateway.socket.sendall(gateway.session.send(message, payload_bytes=1024) + bytes(512))
+    executor.process.send_signal(signal.SIGTERM)
+    executor.wait_for("draining")
+    gateway.close()
+    assert executor.stop_when_done() == 0
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
         ["--cores", "a"],
+        ["--cores", "auto:0"],
+        ["--cores", "auto:4096"],
         ["--cores", "1,1"],
         ["--memory-bytes", "0"],
         ["--memory-bytes", "1Gi"],

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from math import prod
 from pathlib import Path
@@ -31,7 +32,7 @@ from isochrone.catalog import (
     TensorSpec,
     Variant,
 )
-from isochrone.demand import Isolation, Objectives
+from isochrone.demand import Isolation, Load, Objectives
 from isochrone.ids import GroupId, ModelId, Namespace, PoolId, ServiceId, VariantId
 from isochrone.plan import Group, Plan, Route, ServicePlan
 from isochrone.plan_document import PlanDocument, encode
@@ -193,6 +194,7 @@ class Cell:
         self.gateway: Process | None = None
         self.port = 0
         self.admin_port = 0
+        self.health_port = 0
         self._wires: list[Wire] = []
 
     def variant(
@@ -267,6 +269,7 @@ class Cell:
         replicas: int = 1,
         revision: int = 1,
         signatures: dict[str, tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]] | None = None,
+        load: Load | None = None,
     ) -> None:
         """Plan ``services``: variants by service, all in the group g1 on pool p1."""
         variants = {item.id: item for items in services.values() for item in items}
@@ -307,6 +310,7 @@ class Cell:
                     ),
                     cost_uph=0,
                     accuracy_ppm=800_000,
+                    load=load,
                 )
                 for service, items in sorted(services.items())
             ),
@@ -336,37 +340,69 @@ class Cell:
     def address(self, worker: str) -> str:
         return f"unix:{self.folder}/{worker}.sock"
 
-    def start_executor(self, worker: str = "w1", *, listen: str = "") -> Process:
+    def start_executor(self, worker: str = "w1", *extra: str, listen: str = "") -> Process:
         executor = Process(
             *("-m", "isochrone_executor", "--die-with-parent"),
             *("--listen", listen or self.address(worker)),
             *("--worker", worker, "--group", "g1", "--pool", "p1"),
             *("--store", str(self.store), "--memory-bytes", str(1 << 30)),
             *("--cores", str(max(os.sched_getaffinity(0)))),
+            *extra,
         )
         self.executors[worker] = executor
         return executor
+
+    def dialed(self, worker: str) -> str:
+        """Return the address of ``worker``, once it listens there."""
+        address = self.executors[worker].wait_for("listening")[0]["address"]
+        assert isinstance(address, str)
+        return address
+
+    def write_cell(
+        self,
+        *workers: str,
+        epoch: int = 1,
+        leading: bool = True,
+        leaving: tuple[str, ...] = (),
+        path: Path | None = None,
+    ) -> Path:
+        """Write the cell's file as an agent does; return its path."""
+        target = path or self.folder / "cell.json"
+        state = {
+            "epoch": epoch,
+            "leading": leading,
+            "executors": [{"worker": name, "address": self.dialed(name)} for name in workers],
+            "leaving": leaving,
+        }
+        partial = target.with_name(f"{target.name}.partial")
+        partial.write_text(json.dumps(state))
+        partial.rename(target)
+        return target
 
     def start_gateway(
         self, workers: dict[str, str] | None = None, *, wait: bool = True, **config: object
     ) -> None:
         """Start the gateway with links to ``workers`` (name: address), and wait for its ports."""
         addresses = workers or {worker: self.address(worker) for worker in self.executors}
+        members: dict[str, object] = {
+            "epoch": 1,
+            "executors": [
+                {"worker": worker, "address": address} for worker, address in addresses.items()
+            ],
+        }
+        if "cell_path" in config:
+            members = {}
         ready_path = self.folder / "ready.json"
         ready_path.unlink(missing_ok=True)
         (self.folder / "gateway.json").write_text(
             json.dumps(
                 {
                     "name": "gateway-a",
-                    "epoch": 1,
                     "plan_path": str(self.folder / "plan.json"),
                     "ready_path": str(ready_path),
                     "trace_path": str(self.folder / "trace.jsonl"),
                     "die_with_parent": True,
-                    "executors": [
-                        {"worker": worker, "address": address}
-                        for worker, address in addresses.items()
-                    ],
+                    **members,
                     **config,
                 }
             )
@@ -378,6 +414,7 @@ class Cell:
         ports = json.loads(ready_path.read_bytes())
         assert ports["pid"] == self.gateway.process.pid
         self.port, self.admin_port = ports["port"], ports["admin_port"]
+        self.health_port = ports.get("health_port", 0)
         if wait:
             self.wait_ready()
 
@@ -413,6 +450,14 @@ class Cell:
 
     def admin(self, method: str, path: str, body: bytes | None = None) -> Reply:
         return _ask(self.admin_port, method, path, body, None)
+
+    def health(self, method: str, path: str) -> Reply:
+        return _ask(self.health_port, method, path, None, None)
+
+    def observed(self) -> Any:  # noqa: ANN401 - any JSON
+        reply = self.admin("GET", "/admin/observed")
+        assert reply.status == 200
+        return reply.json
 
     def wire(self, port: int | None = None) -> Wire:
         """Connect to the public port, or to ``port``."""
@@ -491,6 +536,44 @@ def shared_cell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cell]:
         made.stop()
 
 
+class Loader:
+    """Closed-loop clients in threads, each of which counts how its requests ended."""
+
+    def __init__(self, cell: Cell, *others: Cell, clients: int = 4) -> None:
+        """Ask ``cell``; whoever is refused by it asks the next of ``others`` then."""
+        self.outcomes: Counter[str] = Counter()
+        self.wrong: list[bytes] = []
+        self._cells = (cell, *others)
+        self._stop = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._run, args=(seed,), daemon=True) for seed in range(clients)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def _run(self, seed: int) -> None:
+        wires = [cell.wire() for cell in self._cells]
+        rows = Tools.rows(seed, seed + 50)
+        request = b"".join(Tools.request(rows))
+        while not self._stop.is_set():
+            wires[0].send(request)
+            reply = wires[0].read()
+            outcome = reply.headers["x-isochrone-outcome"]
+            if outcome == "on_time" and reply.binary != Tools.answers(rows):
+                self.wrong.append(reply.body)
+            self.outcomes[outcome] += 1
+            if outcome != "on_time":
+                wires.append(wires.pop(0))
+                self._stop.wait(0.01)
+
+    def stop(self) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(PATIENCE_S)
+            assert not thread.is_alive(), "a request has no answer"
+        assert self.wrong == []
+
+
 @pytest.fixture(scope="session")
 def make_cell() -> type[Cell]:
     """Give the class of cells to tests, which cannot import it."""
@@ -507,6 +590,7 @@ class Tools:
     patience_s = PATIENCE_S
     latency_ns = LATENCY_NS
     wait_until = staticmethod(wait_until)
+    loader = Loader
 
     @staticmethod
     def rows(*seeds: int) -> bytes:

@@ -6,7 +6,6 @@ import json
 import random
 import signal
 import socket
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -19,42 +18,6 @@ from isochrone_executor.backends.synthetic import synthetic_answer
 
 if TYPE_CHECKING:
     from tests.gateway.conftest import Cell, Tools
-
-
-class Loader:
-    """Closed-loop clients in threads, each of which counts how its requests ended."""
-
-    def __init__(self, cell: Cell, tools: type[Tools], clients: int = 4) -> None:
-        self.outcomes: Counter[str] = Counter()
-        self.wrong: list[bytes] = []
-        self._cell, self._tools = cell, tools
-        self._stop = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._run, args=(seed,), daemon=True) for seed in range(clients)
-        ]
-        for thread in self._threads:
-            thread.start()
-
-    def _run(self, seed: int) -> None:
-        wire = self._cell.wire()
-        rows = self._tools.rows(seed, seed + 50)
-        request = b"".join(self._tools.request(rows))
-        while not self._stop.is_set():
-            wire.send(request)
-            reply = wire.read()
-            outcome = reply.headers["x-isochrone-outcome"]
-            if outcome == "on_time" and reply.binary != self._tools.answers(rows):
-                self.wrong.append(reply.body)
-            self.outcomes[outcome] += 1
-            if outcome != "on_time":
-                self._stop.wait(0.01)
-
-    def stop(self) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(self._tools.patience_s)
-            assert not thread.is_alive(), "a request has no answer"
-        assert self.wrong == []
 
 
 def served(cell: Cell) -> float:
@@ -92,7 +55,7 @@ def test_a_killed_executor_costs_its_requests_alone_and_is_used_again_when_back(
     )
     cell.start_executor(listen=listen).wait_for("listening")
     cell.start_gateway({"w1": listen} if listen else None)
-    loader = Loader(cell, tools)
+    loader = tools.loader(cell)
     tools.wait_until(lambda: served(cell) > 20, "some are served")
     assert cell.metric("isochrone_executor_up", worker="w1") == 1
     cell.executors["w1"].stop(signal.SIGKILL)
@@ -153,7 +116,7 @@ def test_of_two_executors_the_other_goes_on(cell: Cell, tools: type[Tools]) -> N
         cell.start_executor(worker)
     cell.start_gateway()
     cell.wait_loaded()
-    loader = Loader(cell, tools)
+    loader = tools.loader(cell)
     tools.wait_until(lambda: served(cell) > 20, "some are served")
     cell.executors["w1"].stop(signal.SIGKILL)
     cell.gateway.wait_for("executor_lost")

@@ -5,7 +5,7 @@ from types import ModuleType
 
 import pytest
 
-from isochrone.catalog import AccuracyMetric, Variant
+from isochrone.catalog import AccuracyMetric, BackendName, ImageFamily, Variant
 from isochrone.demand import Isolation, Service
 from isochrone.fleet import Pool
 from isochrone.ids import Namespace, PoolId, ServiceId
@@ -364,18 +364,41 @@ def test_the_planner_falls_back_when_the_solver_runs_out_of_work(world: ModuleTy
     assert violations(problem, made) == ()
 
 
+def test_workers_of_one_group_run_one_image(world: ModuleType) -> None:
+    variants, pools = fast_and_exact(world)
+    variants[0] = replace(variants[0], backend=BackendName.TORCH)
+    variants[1] = replace(variants[1], profiles=variants[0].profiles)
+    services = [
+        world.service("a", rate=2, floor=0.75, target_ms=200, model="photos/tagger"),
+        world.service("b", rate=2, floor=0.75, target_ms=200, model="photos/other"),
+    ]
+    one_image = plan(world.problem([variants[0], replace(variants[1], model="photos/other",
+                     backend=BackendName.TORCH)], pools, services))  # fmt: skip
+    assert [group.id for group in one_image.groups] == ["photos-cpu-small-torch-shared"]
+    variants[1] = replace(variants[1], model="photos/other")
+    problem = world.problem(variants, pools, services)
+    made = plan(problem)
+    assert sorted(len(group.variants) for group in made.groups) == [1, 1]
+    both = replace(made.groups[0], variants=("photos/fast", "photos/slow"))
+    mixed = replace(made, groups=(both, made.groups[1]))
+    assert ViolationKind.IMAGE in {one.kind for one in violations(problem, mixed)}
+
+
 def test_group_names_are_unique_and_short() -> None:
-    namespace, pool = Namespace("photos"), PoolId("cpu-small")
-    shared = (namespace, pool, None)
+    place = (Namespace("photos"), PoolId("cpu-small"), ImageFamily.LIGHT)
+    torch = (*place[:2], ImageFamily.TORCH)
     parts = (
-        shared,
-        (namespace, pool, ServiceId("photos/shared")),
-        (namespace, pool, ServiceId("photos/" + "x" * 60)),
-        (namespace, pool, ServiceId("photos/" + "x" * 59)),
-        (namespace, pool, ServiceId("photos/tagger")),
+        (*place, None),
+        (*torch, None),
+        (*place, ServiceId("photos/shared")),
+        (*place, ServiceId("photos/" + "x" * 60)),
+        (*torch, ServiceId("photos/" + "x" * 60)),
+        (*place, ServiceId("photos/" + "x" * 59)),
+        (*place, ServiceId("photos/tagger")),
     )
     names = group_names(parts)
     assert names[parts[-1]] == "photos-cpu-small-tagger"
+    assert names[parts[1]] == "photos-cpu-small-torch-shared"
     assert len(set(names.values())) == len(parts)
     assert all(len(name) <= NAME_MAX for name in names.values())
     assert names == group_names(parts)

@@ -7,6 +7,7 @@ from pydantic import Field, StrictInt
 from isochrone.api.common import (
     Conditions,
     LabelName,
+    LongText,
     Natural,
     ObservedGeneration,
     PlainName,
@@ -27,6 +28,7 @@ from isochrone.api.schema import (
     Keyed,
     Part,
     Rule,
+    Text,
     Unique,
 )
 from isochrone.catalog import AccuracyMetric, BackendName, Datatype, Precision
@@ -116,10 +118,8 @@ class ModelSpec(Part):
     """Tensors that a reply carries."""
     accuracy: AccuracySpec
     """How accuracy is measured."""
-    architectures: Annotated[
-        tuple[Architecture, ...], Field(min_length=1, max_length=32), Keyed("name")
-    ]
-    """Trained models that answer the same task."""
+    architectures: Annotated[tuple[Architecture, ...], Field(max_length=32), Keyed("name")] = ()
+    """Trained models that answer the same task; none where every variant is written by hand."""
     variants: VariantSpace = VariantSpace()
     """What the generator may make of each architecture."""
 
@@ -133,6 +133,29 @@ class VariantCounts(Part):
     """Variants that can be planned with: built, verified and profiled."""
 
 
+class FailedVariant(Part):
+    """A variant that could not be made or measured."""
+
+    name: LabelName
+    """Name that it would have."""
+    reason: LongText
+    """Why, for a person."""
+
+
+class BuildRecord(Part):
+    """The latest build whose variants are those in place."""
+
+    basis: Annotated[
+        str,
+        Text(length_max=16, pattern=r"[0-9a-f]{16}", what="short digest in hex", example="9f86…"),
+    ]
+    """Digest of the spec and the image that it was made from: when they change, it is made again."""
+    made: Natural
+    """Variants that it made."""
+    failed: Annotated[tuple[FailedVariant, ...], Field(max_length=64), Keyed("name")] = ()
+    """Variants that it could not make, and why: the first 64 by name."""
+
+
 class ModelStatus(Part):
     """What has become of the model."""
 
@@ -140,6 +163,8 @@ class ModelStatus(Part):
     """Generation of the spec that this status speaks of; -1 before the first look."""
     variants: VariantCounts | None = None
     """How many variants there are."""
+    build: BuildRecord | None = None
+    """The latest build whose variants are those in place."""
     conditions: Conditions = ()
     """Ready, and while true Reconciling or Stalled."""
 

@@ -10,6 +10,7 @@ from isochrone.api.common import (
     Duration,
     LabelName,
     LocalRef,
+    LongText,
     Natural,
     ObservedGeneration,
     PlainName,
@@ -19,7 +20,7 @@ from isochrone.api.common import (
 )
 from isochrone.api.model import BatchSizes
 from isochrone.api.resource import AGE_COLUMN, READY_COLUMN, Column, Definition, Resource, Scope
-from isochrone.api.schema import Keyed, Part, Rule
+from isochrone.api.schema import Keyed, Part, Rule, Text
 from isochrone.catalog import AccuracyMetric, AccuracySource, BackendName, Precision
 
 
@@ -104,6 +105,11 @@ class BatchTiming(Part):
     of the pool."""
 
 
+Basis = Annotated[
+    str, Text(length_max=16, pattern=r"[0-9a-f]{16}", what="short digest in hex", example="9f86…")
+]
+
+
 class PoolProfile(Part):
     """What the variant costs on one pool."""
 
@@ -125,6 +131,22 @@ class PoolProfile(Part):
     """When, in RFC 3339."""
     runtime: ShortText
     """Engine, its version and the hardware."""
+    basis: Basis | None = None
+    """Digest of the artifact, accelerator and image that it was measured with: when they change, it
+    is measured again. Absent where no Job measured it; then it stays."""
+
+
+class ProfileFailure(Part):
+    """A pool on which the variant could not be profiled."""
+
+    pool: LabelName
+    """Name of the AcceleratorPool."""
+    basis: Basis
+    """Digest of what was tried, as in a profile."""
+    reason: PlainName
+    """Why, as one word for programs."""
+    message: LongText
+    """Why, for a person."""
 
 
 class ModelVariantStatus(Part):
@@ -136,6 +158,10 @@ class ModelVariantStatus(Part):
     """Accuracy of the variant."""
     profiles: Annotated[tuple[PoolProfile, ...], Field(max_length=64), Keyed("pool")] = ()
     """What it costs, on each pool where it was measured."""
+    profile_failures: Annotated[
+        tuple[ProfileFailure, ...], Field(max_length=64), Keyed("pool")
+    ] = ()
+    """Pools on which it could not be measured, and why."""
     conditions: Conditions = ()
     """Ready, ArtifactReady, AccuracyVerified, Profiled."""
 

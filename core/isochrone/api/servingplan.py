@@ -98,7 +98,10 @@ class PlannedTensor(Part):
     """Name of the tensor."""
     datatype: Datatype
     """Type of its elements."""
-    shape: Annotated[tuple[StrictInt, ...], Field(min_length=1, max_length=8)]
+    shape: Annotated[
+        tuple[Annotated[StrictInt, Field(ge=-1, le=2**31 - 1)], ...],
+        Field(min_length=1, max_length=8),
+    ]
     """Its dimensions: -1 (rows) first, then fixed ones."""
 
 
@@ -145,8 +148,8 @@ class PlanOption(Part):
 
     variant: ObjectName
     """Name of the ModelVariant."""
-    pool: LabelName
-    """Name of the AcceleratorPool."""
+    pool: LabelName | None = None
+    """Name of the AcceleratorPool; absent where the variant was ruled out on all of them."""
     batch_size: Natural
     """Rows of a full batch."""
     replicas: Natural

@@ -17,6 +17,7 @@ from isochrone.planning.options import service_options
 from isochrone.planning.problem import (
     Problem,
     accelerators_limit,
+    is_machine,
     may_use,
     meets_floor,
     namespace_budget,
@@ -284,6 +285,9 @@ def _raised(
     cores = _cores(problem, selection, host) + option.replicas * pool.cores
     relative_ppm = max(0, cores - host.cores) * ONE_PPM // max(1, host.cores)
     change = f"machine {host.id}: {cores} cores instead of {host.cores}"
+    if not is_machine(host, pool):
+        least, most = -(-cores // pool.cores), host.cores // pool.cores
+        change = f"pool {pool.id}: {least} accelerators instead of {most}"
     return _step(service, option, relative_ppm=relative_ppm, change=change)
 
 

@@ -6,6 +6,7 @@ Called by ``planner`` alone, once for the fresh choice and once for the running 
 from hashlib import sha256
 from typing import Final
 
+from isochrone.catalog import ImageFamily
 from isochrone.demand import Isolation, Service
 from isochrone.ids import GroupId, Namespace, PoolId, ServiceId, split_qualified
 from isochrone.plan import Group, Route, ServicePlan
@@ -24,14 +25,15 @@ from isochrone.units import ONE_PPM, SECOND
 NAME_MAX: Final = 63
 """A group names a Deployment and a label value: at most 63 characters."""
 _DIGEST: Final = 8
-_Parts = tuple[Namespace, PoolId, ServiceId | None]
+_Parts = tuple[Namespace, PoolId, ImageFamily, ServiceId | None]
 
 
 def group_names(parts: tuple[_Parts, ...]) -> dict[_Parts, GroupId]:
     """Return a name for each group: unique, the same in every run, of at most 63 characters.
 
-    ``namespace-pool-service``, or ``namespace-pool-shared`` where the service is None; a hash
-    stands at the end of names that are too long, or that two groups would bear.
+    ``namespace-pool-service``, or ``namespace-pool-shared`` where the service is None, with
+    ``-torch`` after the pool where the workers run the image with torch; a hash stands at the end
+    of names that are too long, or that two groups would bear.
     """
     plain = {part: _plain(part) for part in parts}
     names = list(plain.values())
@@ -40,16 +42,18 @@ def group_names(parts: tuple[_Parts, ...]) -> dict[_Parts, GroupId]:
         if len(name) <= NAME_MAX and names.count(name) == 1:
             result[part] = GroupId(name)
             continue
-        text = "\n".join((part[0], part[1], "shared:" if part[2] is None else part[2]))
+        namespace, pool, family, service = part
+        text = "\n".join((namespace, pool, family, "shared:" if service is None else service))
         digest = sha256(text.encode()).hexdigest()[:_DIGEST]
         result[part] = GroupId(f"{name[: NAME_MAX - _DIGEST - 1].rstrip('-')}-{digest}")
     return result
 
 
 def _plain(part: _Parts) -> str:
-    namespace, pool, service = part
+    namespace, pool, family, service = part
+    image = "" if family is ImageFamily.LIGHT else f"-{family}"
     last = "shared" if service is None else split_qualified(service)[1]
-    return f"{namespace}-{pool}-{last}"
+    return f"{namespace}-{pool}{image}-{last}"
 
 
 def assemble(

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from enum import IntEnum
 
+from isochrone.catalog import ImageFamily
 from isochrone.demand import Service
 from isochrone.ids import PoolId, ServiceId, VariantId
 from isochrone.planning.attainment import Execution, Member
@@ -33,6 +34,7 @@ class Candidate:
     service: ServiceId
     variant: VariantId
     pool: PoolId
+    family: ImageFamily
     batch_size: int
     accuracy_ppm: PartsPerMillion
     merit_ppm: int

@@ -3,11 +3,12 @@
 The only module that imports the solver. Called by ``planner``; ``greedy`` gives it its start.
 Deterministic: one worker, a fixed seed, and a limit on work instead of time.
 
-One boolean per (service, candidate, own workers or shared). A shared group (namespace, pool) has a
-whole number of workers r and one level of utilization u; with work W, longest job l, disturbances D
-and, of each member, patience K, it holds when W ≤ u·r and need(u)·l + D ≤ K·r. Both are simple once
-the level is fixed by a boolean. Patience enters as the least of each class of percentile, so that
-the program grows with candidates plus levels, not with their product (see ``attainment``).
+One boolean per (service, candidate, own workers or shared). A shared group (namespace, pool, image)
+has a whole number of workers r and one level of utilization u; with work W, longest job l,
+disturbances D and, of each member, patience K, it holds when W ≤ u·r and need(u)·l + D ≤ K·r. Both
+are simple once the level is fixed by a boolean. Patience enters as the least of each class of
+percentile, so that the program grows with candidates plus levels, not with their product (see
+``attainment``).
 """
 
 from dataclasses import dataclass, field, replace
@@ -27,7 +28,7 @@ from isochrone.planning.problem import (
 )
 from isochrone.planning.pruning import cheapest_only, running_choice
 from isochrone.planning.queueing import UTILIZATION_LEVELS_PPM, level_patience_milli
-from isochrone.planning.selection import Choice, Selection, SharedKey, is_running
+from isochrone.planning.selection import Choice, HeldKey, Selection, SharedKey, is_running
 from isochrone.units import ONE_PPM
 
 CHUNK: Final = 10
@@ -152,7 +153,8 @@ def _add_groups(problem: Problem, program: _Program, options: tuple[ServiceOptio
     by_key: dict[SharedKey, list[_Pick]] = {}
     for pick in program.picks:
         if pick.shared:
-            key = namespaces[pick.candidate.service], pick.candidate.pool
+            one = pick.candidate
+            key = namespaces[one.service], one.pool, one.family
             by_key.setdefault(key, []).append(pick)
     for key, picks in sorted(by_key.items()):
         _add_group(problem, program, key, picks)
@@ -248,13 +250,13 @@ def _add_fleet(problem: Problem, program: _Program) -> None:
     """Whole nodes, machines that pools share, and the budgets of namespaces."""
     model = program.model
     namespaces = {service.id: service.namespace for service in problem.demand.services}
-    held: dict[SharedKey, list[cp_model.LinearExprT]] = {}
+    held: dict[HeldKey, list[cp_model.LinearExprT]] = {}
     for pick in program.picks:
         if not pick.shared:
-            key = namespaces[pick.candidate.service], pick.candidate.pool
-            held.setdefault(key, []).append(pick.candidate.replicas * pick.chosen)
+            holder = namespaces[pick.candidate.service], pick.candidate.pool
+            held.setdefault(holder, []).append(pick.candidate.replicas * pick.chosen)
     for key, replicas in program.shared_replicas.items():
-        held.setdefault(key, []).append(replicas)
+        held.setdefault(key[:2], []).append(replicas)
     used: dict[PoolId, cp_model.LinearExprT] = {}
     spent: dict[Namespace, list[cp_model.LinearExprT]] = {}
     for (namespace, pool_id), terms in sorted(held.items()):

@@ -25,18 +25,21 @@ def solve(problem: Problem, options: tuple[ServiceOptions, ...]) -> Selection:
     for _ in range(PASSES):
         for service in serving_order(problem):
             without = removed(problem, selection, service.id)
-            best = _place(problem, without, tables[service.id])
+            best = place(problem, without, tables[service.id])
             if best is not None:
                 selection = best
     return selection
 
 
-def _place(
+def place(
     problem: Problem,
     selection: Selection,
     table: ServiceOptions,
 ) -> Selection | None:
-    """Return ``selection`` with the best choice for one more service, or None where none fits."""
+    """Return ``selection`` with the best choice for one more service, or None where none fits.
+
+    Also called by ``apart``, which places the services of many namespaces in one order.
+    """
     best: tuple[_Rank, Selection] | None = None
     for one in table.candidates:
         for shared in (False, True):

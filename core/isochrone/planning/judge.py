@@ -37,6 +37,7 @@ class ViolationKind(Enum):
     DUPLICATE = "Duplicate"
     ROUTES = "Routes"
     ISOLATION = "Isolation"
+    IMAGE = "Image"
     PLACEMENT = "Placement"
     PROFILE = "Profile"
     ACCURACY = "Accuracy"
@@ -75,6 +76,7 @@ def violations(problem: Problem, plan: Plan) -> tuple[Violation, ...]:
     """Return every rule that ``plan`` breaks, in a fixed order; none for a plan that holds."""
     found: list[Violation] = []
     found += _groups(problem, plan)
+    found += _images(problem, plan)
     resolved: list[_Served] = []
     for served in plan.services:
         outcome = _resolve(problem, plan, served)
@@ -110,6 +112,13 @@ def _groups(problem: Problem, plan: Plan) -> Iterator[Violation]:
         if not 1 <= group.replicas <= most:
             message = f"{group.replicas} workers; a group has 1 to {most}"
             yield _broken(ViolationKind.POOL_LIMIT, group.id, message)
+
+
+def _images(problem: Problem, plan: Plan) -> Iterator[Violation]:
+    variants = {variant.id: variant for variant in problem.catalog.variants}
+    for group in plan.groups:
+        if len({variants[one].backend.family for one in group.variants if one in variants}) > 1:
+            yield _broken(ViolationKind.IMAGE, group.id, "its variants need different images")
 
 
 def _resolve(problem: Problem, plan: Plan, served: ServicePlan) -> _Served | Violation | None:

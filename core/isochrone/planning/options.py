@@ -27,6 +27,7 @@ from isochrone.planning.problem import (
     AccuracyBound,
     Problem,
     accelerators_limit,
+    is_machine,
     may_use,
     meets_floor,
     merit_ppm,
@@ -158,6 +159,7 @@ def _batch(
         service=service.id,
         variant=variant.id,
         pool=pool.id,
+        family=variant.backend.family,
         batch_size=batch.size,
         accuracy_ppm=variant.accuracy.value_ppm,
         merit_ppm=merit_ppm(variant.accuracy),
@@ -193,8 +195,8 @@ def _too_slow(
 def _beyond(problem: Problem, pool: Pool, *, replicas: int, limit: int) -> str:
     """Return why ``replicas`` of ``pool`` are more than ``limit``: the pool's nodes, or a machine."""
     for host in problem.fleet.hosts:
-        if pool.id in host.pools and host.cores < replicas * pool.cores:
-            needed = replicas * pool.cores
+        needed = replicas * pool.cores
+        if pool.id in host.pools and is_machine(host, pool) and host.cores < needed:
             return f"needs {needed} cores for executors, {host.id} has {host.cores} for them"
     return f"needs {replicas} accelerators of {pool.id}, there are at most {limit}"
 

@@ -5,9 +5,11 @@ times are the caller's, who says with ``may_improve`` whether a plan that holds 
 """
 
 from dataclasses import replace
+from functools import lru_cache
+from typing import Final
 
 from isochrone.plan import Plan
-from isochrone.planning import exact, greedy
+from isochrone.planning import apart, exact, greedy
 from isochrone.planning.assembly import assemble
 from isochrone.planning.candidates import ServiceOptions
 from isochrone.planning.explain import explain
@@ -17,6 +19,11 @@ from isochrone.planning.problem import Problem, serving_order
 from isochrone.planning.selection import Selection, bill_uph, running_selection
 from isochrone.units import ONE_PPM
 
+KEPT_MAX: Final = 512
+"""Plans of namespaces that are kept, for the next time that the very same question is asked."""
+WORK_MIN: Final = 0.01
+"""Work below which the solver is not begun: it would end before its first answer."""
+
 
 def plan(problem: Problem, *, may_improve: bool = True) -> Plan:
     """Return the plan for ``problem``.
@@ -24,21 +31,42 @@ def plan(problem: Problem, *, may_improve: bool = True) -> Plan:
     The running plan's choices are kept while they hold and serve as much, unless the new bill is
     lower by `PlannerSettings.switch_saving_ppm`, and ``may_improve`` is True (the caller's minimum
     dwell is over). The revision grows by one when groups or services differ from the running plan.
+    Of a large problem (see ``apart``) all this holds namespace by namespace.
     """
+    if not apart.is_large(problem):
+        return _numbered(problem, _together(problem, may_improve=may_improve))
+    parts = apart.parts_of(problem)
+    alone = {it: _alone(part, may_improve) for it, part in parts.items()}
+    made = apart.merged(problem, alone)
+    if not apart.fits_together(problem, made):
+        placed = apart.place_in_order(problem, parts, _holding)
+        made = apart.merged(problem, {it: _written(*placed[it]) for it in placed})
+        assert apart.fits_together(problem, made), "services were placed where there is no room"
+    return _numbered(problem, made)
+
+
+@lru_cache(maxsize=KEPT_MAX)
+def _alone(part: Problem, may_improve: bool) -> Plan:  # noqa: FBT001 - a key of the cache
+    """Return the plan of one namespace that has the fleet to itself."""
+    return _together(part, may_improve=may_improve)
+
+
+def _together(problem: Problem, *, may_improve: bool) -> Plan:
+    """Return the joint plan for ``problem``, its revision that of the running one."""
     options = tables(problem, sorted(serving_order(problem), key=lambda service: service.id))
     running = _holding(problem, options)
+    if running is not None and not may_improve and len(running.choices) == len(options):
+        return _written(problem, options, running)  # everybody is served, and nothing may move
     fresh = _solved(problem, options)
     kept = running is not None and not _replaces(problem, fresh, running, may_improve=may_improve)
-    chosen = running if kept and running is not None else fresh
-    result = _written(problem, options, chosen)
-    broken = violations(problem, result)
-    assert not broken, f"the planner made a plan that does not hold: {broken}"
-    return result
+    return _written(problem, options, running if kept and running is not None else fresh)
 
 
 def _solved(problem: Problem, options: tuple[ServiceOptions, ...]) -> Selection:
     """Return the exact answer where there is one that is no worse than the greedy start."""
     start = greedy.solve(problem, options)
+    if problem.settings.work_limit < WORK_MIN:
+        return start
     found = exact.solve(problem, options, start)
     if found is None or _standing(problem, start) < _standing(problem, found):
         return start
@@ -82,21 +110,28 @@ def _replaces(problem: Problem, fresh: Selection, running: Selection, *, may_imp
 
 
 def _written(problem: Problem, options: tuple[ServiceOptions, ...], selection: Selection) -> Plan:
-    """Return ``selection`` as a plan, with the revision that it deserves."""
+    """Return ``selection`` as a plan that the judge has found clean, without a revision."""
     groups, services = assemble(problem, selection)
-    running = problem.running
     result = Plan(
-        revision=1 if running is None else running.revision,
+        revision=0,
         groups=groups,
         services=services,
         explanations=explain(problem, options, selection, groups=groups, services=services),
         cost_uph=bill_uph(problem, selection),
     )
+    broken = violations(problem, result)
+    assert not broken, f"the planner made a plan that does not hold: {broken}"
+    return result
+
+
+def _numbered(problem: Problem, result: Plan) -> Plan:
+    """Return ``result`` with the revision that it deserves beside the running plan."""
+    running = problem.running
     if running is None:
-        return result
+        return replace(result, revision=1)
     same = (running.groups, running.services, running.cost_uph) == (
         result.groups,
         result.services,
         result.cost_uph,
     )
-    return result if same else replace(result, revision=running.revision + 1)
+    return replace(result, revision=running.revision + (0 if same else 1))

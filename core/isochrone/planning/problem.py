@@ -9,7 +9,7 @@ from enum import Enum
 
 from isochrone.catalog import Accuracy, AccuracyMetric, Catalog
 from isochrone.demand import Demand, Service
-from isochrone.fleet import Fleet, Pool
+from isochrone.fleet import Engine, Fleet, Host, Pool
 from isochrone.ids import Namespace, PoolId, ServiceId
 from isochrone.plan import Plan
 from isochrone.units import (
@@ -103,6 +103,15 @@ def accelerators_limit(fleet: Fleet, pool: Pool) -> int:
     limits = [pool.accelerators_max]
     limits += [host.cores // pool.cores for host in fleet.hosts if pool.id in host.pools]
     return min(limits)
+
+
+def is_machine(host: Host, pool: Pool) -> bool:
+    """Return whether ``host`` is a machine, and not just a bound over the accelerators of ``pool``.
+
+    Where a cluster's nodes are of unequal size, or others hold a part of them, that is said by a host
+    over the one pool, and people are told of accelerators instead of cores.
+    """
+    return len(host.pools) > 1 or pool.engine is Engine.LOCAL
 
 
 def runs(plan: Plan | None, service: ServiceId) -> bool:

@@ -97,7 +97,7 @@ def _undominated(
     """Drop what is dominated, which no best plan needs.
 
     For workers of its own: another candidate of the pool takes no more of them and is at least as
-    accurate. For sharing: another of the pool asks no more in any figure; another variant's pages
+    accurate. For sharing: another of the pool and image asks no more in any figure; another variant's pages
     count as its own only where no second service could share the memory of this one's.
     """
     sole = not any(
@@ -114,7 +114,7 @@ def _undominated(
             _beats_shared(other, one, with_merit=with_merit)
             for other in sharing
             if other is not one
-            and other.pool == one.pool
+            and (other.pool, other.family) == (one.pool, one.family)
             and (sole or other.variant == one.variant)
         )
         by_itself = by_name(one) in alone

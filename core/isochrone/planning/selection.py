@@ -7,6 +7,7 @@ Made by ``exact`` and ``greedy``, or read back from the running plan; turned int
 from collections import defaultdict
 from dataclasses import dataclass
 
+from isochrone.catalog import ImageFamily
 from isochrone.demand import Isolation
 from isochrone.fleet import Fleet, Pool
 from isochrone.ids import Namespace, PoolId, ServiceId, split_qualified
@@ -15,14 +16,17 @@ from isochrone.planning.options import shared_cost_uph
 from isochrone.planning.problem import (
     PlannerSettings,
     Problem,
+    is_machine,
     namespace_budget,
     nodes_bill_uph,
 )
 from isochrone.planning.pruning import running_choice
 from isochrone.units import MicroDollarsPerHour, format_price
 
-SharedKey = tuple[Namespace, PoolId]
-"""A shared group: one per namespace and pool."""
+SharedKey = tuple[Namespace, PoolId, ImageFamily]
+"""A shared group: one per namespace, pool and image family, for its workers run one image."""
+HeldKey = tuple[Namespace, PoolId]
+"""Who holds accelerators, and of which pool."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,8 +39,9 @@ class Choice:
 
     @property
     def key(self) -> SharedKey:
-        """The shared group of the candidate's namespace and pool."""
-        return split_qualified(self.candidate.service)[0], self.candidate.pool
+        """The shared group of the candidate's namespace, pool and image family."""
+        one = self.candidate
+        return split_qualified(one.service)[0], one.pool, one.family
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +63,7 @@ NOTHING = Selection(choices=(), shared_replicas=())
 class Usage:
     """What a selection holds: accelerators per (namespace, pool), both in order of first use."""
 
-    held: dict[SharedKey, int]
+    held: dict[HeldKey, int]
 
     def of_pool(self, pool: PoolId) -> int:
         """Accelerators held of ``pool``."""
@@ -82,12 +87,12 @@ class Usage:
 
 def usage(selection: Selection) -> Usage:
     """Return what ``selection`` holds."""
-    held: dict[SharedKey, int] = defaultdict(int)
+    held: dict[HeldKey, int] = defaultdict(int)
     for choice in selection.choices:
         if not choice.shared:
-            held[choice.key] += choice.replicas
+            held[choice.key[:2]] += choice.replicas
     for key, replicas in selection.shared_replicas:
-        held[key] += replicas
+        held[key[:2]] += replicas
     return Usage(held=dict(held))
 
 
@@ -135,6 +140,9 @@ def obstacle(problem: Problem, selection: Selection, added: Candidate, extra: in
         if pool.id in host.pools:
             used = sum(taken.of_pool(p) * problem.fleet.pool(p).cores for p in host.pools)
             left = host.cores - used
+            if extra * pool.cores > left and not is_machine(host, pool):
+                left //= pool.cores
+                return f"needs {_count(extra, 'accelerator')} of {pool.id}, {left} {_is(left)} left"
             if extra * pool.cores > left:
                 needed = _count(extra * pool.cores, "core")
                 return f"needs {needed}, {left} {_is(left)} left on this machine ({host.id})"

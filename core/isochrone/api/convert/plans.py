@@ -164,7 +164,7 @@ def _explanation_object(explanation: Explanation) -> ServiceExplanation:
 def _option_object(option: Option, namespace: Namespace) -> PlanOption:
     return PlanOption(
         variant=_local(option.variant, namespace),
-        pool=option.pool,
+        pool=option.pool or None,
         batch_size=option.batch_size,
         replicas=option.replicas,
         predicted_latency=exact_duration(option.predicted_ns),
@@ -255,7 +255,7 @@ def _explanation(given: ServiceExplanation, namespace: Namespace) -> Explanation
 def _option(given: PlanOption, namespace: Namespace) -> Option:
     return Option(
         variant=VariantId(qualify(namespace, given.variant)),
-        pool=PoolId(given.pool),
+        pool=PoolId(given.pool or ""),
         batch_size=given.batch_size,
         replicas=given.replicas,
         predicted_ns=parse_duration(given.predicted_latency),

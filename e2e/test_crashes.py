@@ -1,0 +1,150 @@
+"""Every part is killed under load: nothing hangs, every request ends once, the promises come back.
+
+By the rule for crashes of a request's life: what got no reply sees a connection error or a refusal
+within a bound, and is counted as failed; all else is answered or refused as ever.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Final, cast
+
+import pytest
+from isochrone_cluster.failures import wait_until
+from isochrone_e2e.install import Product
+from isochrone_e2e.load import Load, Tally
+from isochrone_e2e.waiting import Objects
+
+NAMESPACE: Final = "crashes"
+SERVICE: Final = "steady"
+RATE: Final = 15.0
+OPERATOR_TAKEOVER_S: Final = 20.0
+
+
+@pytest.fixture(scope="module")
+def served(product: Product) -> Iterator[Objects]:
+    """A service of synthetic executors, two of them on two nodes."""
+    product.apply_synthetic(NAMESPACE, services=(SERVICE,), peak_rate=30)
+    objects = Objects(kubectl=product.kubectl, namespace=NAMESPACE)
+    objects.wait("inferenceservice", SERVICE, "Ready", timeout_s=300)
+    yield objects
+    product.remove_namespace(NAMESPACE)
+
+
+def load(product: Product, objects: Objects, *, seconds: float) -> Load:
+    url = f"{product.gateway_url(objects)}/v2/models/{SERVICE}/infer"
+    return Load(url, product.synthetic_body(), rate=RATE, seconds=seconds)
+
+
+def check(tally: Tally, *, lost_max: int) -> None:
+    """Check that everything ended, and that no more than ``lost_max`` ended badly."""
+    assert tally.ends.get("hung", 0) == 0, tally
+    good = sum(tally.ends.get(end, 0) for end in ("200", "503", "504"))
+    assert tally.sent - good <= lost_max, tally
+    assert tally.answered > tally.sent * 0.5, tally
+
+
+def pods(objects: Objects, component: str, namespace: str = NAMESPACE) -> tuple[str, ...]:
+    listed = objects.kubectl.get(
+        *("pods", "--namespace", namespace),
+        f"--selector=app.kubernetes.io/component={component}",
+    )
+    items = cast("list[dict[str, dict[str, str]]]", listed["items"])
+    return tuple(item["metadata"]["name"] for item in items)
+
+
+def leader(objects: Objects, namespace: str, lease: str) -> str:
+    """Return who holds a Lease."""
+    return objects.kubectl.path(
+        *("lease", lease, "--namespace", namespace), path="{.spec.holderIdentity}"
+    )
+
+
+def test_a_killed_operator_is_replaced_and_nobody_notices(
+    product: Product, served: Objects
+) -> None:
+    old = leader(served, product.namespace, "isochrone-operator")
+
+    with load(product, served, seconds=60) as running:
+        product.kill_pod(product.namespace, old.split("_")[0])
+        killed = time.monotonic()
+        wait_until(
+            "another operator leads",
+            lambda: leader(served, product.namespace, "isochrone-operator") not in {"", old},
+            timeout_s=OPERATOR_TAKEOVER_S * 2,
+        )
+        took_s = time.monotonic() - killed
+        patch = json.dumps({"spec": {"load": {"peakRate": "31"}}})
+        served.kubectl(
+            *("patch", "infsvc", SERVICE, "--namespace", NAMESPACE, "--type=merge"),
+            f"--patch={patch}",
+        )
+        served.wait("inferenceservice", SERVICE, "PlanAccepted", timeout_s=60)
+        tally = running.tally()
+
+    check(tally, lost_max=0)
+    assert took_s <= OPERATOR_TAKEOVER_S
+
+
+def test_a_killed_gateway_is_followed_by_its_standby(product: Product, served: Objects) -> None:
+    old = leader(served, NAMESPACE, "isochrone-cell")
+
+    with load(product, served, seconds=60) as running:
+        product.kill_pod(NAMESPACE, old.split("_")[0])
+        wait_until(
+            "the standby leads",
+            lambda: leader(served, NAMESPACE, "isochrone-cell") not in {"", old},
+            timeout_s=30,
+        )
+        product.wait_answers(served, SERVICE)
+        tally = running.tally()
+
+    check(tally, lost_max=int(RATE * 15))
+
+
+def test_a_killed_executor_costs_at_most_what_it_held(product: Product, served: Objects) -> None:
+    victim = pods(served, "executor")[0]
+
+    with load(product, served, seconds=60) as running:
+        product.kill_container(NAMESPACE, victim, "executor")
+        served.wait("inferenceservice", SERVICE, "ModelsLoaded", timeout_s=120)
+        tally = running.tally()
+
+    # What the lost executor held is done again elsewhere or refused: nobody sees an error.
+    check(tally, lost_max=0)
+
+
+@pytest.mark.parametrize("part", ["API server", "etcd"])
+def test_the_data_plane_serves_without_the_control_plane(
+    product: Product, served: Objects, part: str
+) -> None:
+    with load(product, served, seconds=90) as running:
+        if part == "etcd":
+            product.cluster.restart_etcd(hard=True)
+        else:
+            product.cluster.stop_api_server(hard=True)
+            # Longer than the cell's Lease lasts: the leader goes on leading all the same.
+            deadline = time.monotonic() + 12
+            wait_until("the outage lasts", lambda: time.monotonic() > deadline, timeout_s=30)
+            product.cluster.start_api_server()
+        product.cluster.wait_nodes()
+        served.wait("inferenceservice", SERVICE, "Ready", timeout_s=120)
+        tally = running.tally()
+
+    check(tally, lost_max=int(RATE * 3))
+
+
+def test_a_node_without_its_kubelet_and_containerd_serves_on(
+    product: Product, served: Objects
+) -> None:
+    node = product.cluster.nodes[1]
+
+    with load(product, served, seconds=90) as running:
+        node.fail()
+        product.wait_answers(served, SERVICE)
+        node.recover()
+        product.cluster.wait_nodes()
+        tally = running.tally()
+
+    check(tally, lost_max=0)
+    served.wait("inferenceservice", SERVICE, "Ready", timeout_s=180)

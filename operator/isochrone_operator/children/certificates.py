@@ -1,0 +1,73 @@
+"""When a certificate of a cell must be issued anew, and when to look again.
+
+Called by ``cell``; ``renewal_due_at`` also by ``reconcile`` for its next look. Keys and signatures
+are made by whoever carries a ``LeafOrder`` out: no key is ever here.
+"""
+
+from collections.abc import Sequence
+
+from isochrone.units import Instant
+from isochrone_operator import names
+from isochrone_operator.reconciliation import LeafOrder
+from isochrone_operator.settings import Settings
+from isochrone_operator.snapshot import Certificate, ObjectRef, Snapshot
+
+
+def leaf_orders(
+    namespace: str,
+    owner: ObjectRef,
+    snapshot: Snapshot,
+    settings: Settings,
+    now: Instant,
+) -> tuple[LeafOrder, ...]:
+    """Return orders for those of a cell's two certificates that are missing or no longer good.
+
+    A certificate is no longer good when two thirds of its life are over, when it names another
+    peer, or when another CA issued it than the one in ``names.CA_SECRET`` (as long as the snapshot
+    does not show that one, the issuer is not judged).
+    """
+    authority = _authority(snapshot, settings)
+    wanted = (
+        (names.GATEWAY_TLS, names.gateway_peer(namespace)),
+        (names.EXECUTOR_TLS, names.executor_peer(namespace)),
+    )
+    return tuple(
+        LeafOrder(namespace=namespace, name=name, dns_name=dns_name, owner=owner)
+        for name, dns_name in wanted
+        if not _is_good(_find(snapshot.certificates, namespace, name), dns_name, authority, now)
+    )
+
+
+def renewal_due_at(snapshot: Snapshot) -> Instant | None:
+    """Return when the first certificate of any cell is due; None when there is none.
+
+    That of the CA is its own keeper's affair.
+    """
+    cells = (it for it in snapshot.certificates if it.name != names.CA_SECRET)
+    return min((_due_at(it) for it in cells), default=None)
+
+
+def _is_good(certificate: Certificate | None, dns_name: str, authority: str, now: Instant) -> bool:
+    return (
+        certificate is not None
+        and certificate.dns_name == dns_name
+        and now < _due_at(certificate)
+        and authority in ("", certificate.authority)
+    )
+
+
+def _due_at(certificate: Certificate) -> Instant:
+    life_ns = certificate.not_after - certificate.not_before
+    return certificate.not_before + life_ns * 2 // 3
+
+
+def _authority(snapshot: Snapshot, settings: Settings) -> str:
+    root = _find(snapshot.certificates, settings.namespace, names.CA_SECRET)
+    return "" if root is None else root.authority
+
+
+def _find(certificates: Sequence[Certificate], namespace: str, name: str) -> Certificate | None:
+    for certificate in certificates:
+        if (certificate.namespace, certificate.name) == (namespace, name):
+            return certificate
+    return None

@@ -1,0 +1,400 @@
+"""One Model's build: what is asked of the builder, how far it is, and the ModelVariants it led to.
+
+Called by ``steps``, once a Model. Pure. What a build made stays in the cluster as ModelVariants
+that bear its basis and a record in the Model's status; when the wanted basis is another, or a
+variant is gone, the build is run (again), and what is there stays in use until its report is read.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from isochrone.api import convert
+from isochrone.api.convert.catalogs import accuracy_object
+from isochrone.api.model import Architecture, Model
+from isochrone.api.modelvariant import ModelVariant
+from isochrone.api.resource import Metadata
+from isochrone.api.schema import API_VERSION
+from isochrone.build_document import (
+    ArchitectureRequest,
+    BuildReport,
+    BuildRequest,
+    Failure,
+    decode,
+    encode,
+    source_path,
+    variant_name,
+)
+from isochrone.catalog import Accuracy, BackendName, Variant
+from isochrone.errors import ManifestError
+from isochrone.ids import split_qualified
+from isochrone.units import parse_ratio
+from isochrone_operator import names
+from isochrone_operator.children.builders import source_claims
+from isochrone_operator.children.pods import labels_of, metadata, owner_of
+from isochrone_operator.jobs.attempts import (
+    Attempt,
+    AttemptState,
+    latest_attempt,
+    trouble_of,
+)
+from isochrone_operator.jobs.manifests import (
+    BUILD_DEADLINE_S,
+    JobPlan,
+    build_pod,
+    job_objects,
+    job_plan,
+)
+from isochrone_operator.jobs.values import Built, Phase, Progress
+from isochrone_operator.reconciliation import Manifest
+from isochrone_operator.settings import Settings
+from isochrone_operator.snapshot import Job, Pod
+
+BASIS_LENGTH: Final = 16
+UNSUPPORTED_SCHEME: Final = "UnsupportedScheme"
+INVALID_LOCATION: Final = "InvalidLocation"
+BUILD_FAILED: Final = "BuildFailed"
+BUILDING: Final = "Building"
+BUILT: Final = "Built"
+WAITING_FOR_BUILD: Final = "WaitingForBuild"
+_TAKEN: Final = "a ModelVariant of this name was written by hand: give that one another name"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildFacts:
+    """What of the snapshot concerns the builds of one namespace.
+
+    ``jobs`` by name; ``pods`` by the Job that they belong to; ``written``: names of the
+    ModelVariants that somebody wrote by hand; ``busy``: Models whose build is under way.
+    """
+
+    jobs: Mapping[str, Job]
+    pods: Mapping[str, Sequence[Pod]]
+    written: frozenset[str]
+    busy: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wish:
+    """What one Model's build should lead to, and what is there.
+
+    ``refused``: variants that cannot be asked for; ``taken``: those whose name is another's.
+    """
+
+    model: Model
+    owned: Sequence[ModelVariant]
+    refused: tuple[Failure, ...]
+    taken: tuple[str, ...]
+    basis: str
+    total: int
+
+    def as_is(self, progress: Progress, objects: Sequence[Manifest] = ()) -> Built:
+        """Return that everything stays as it is for now, beside ``objects``."""
+        record = self.model.status.build
+        kept = () if record is None else record.failed
+        return Built(
+            progress=progress,
+            desired=(*self.manifests(self.owned), *objects),
+            variants=tuple(self.owned),
+            accuracies={},
+            failures=tuple(Failure(name=it.name, reason=it.reason) for it in kept) or self.refused,
+            basis="" if record is None else record.basis,
+            made=0 if record is None else record.made,
+            total=self.total,
+        )
+
+    def manifests(self, variants: Sequence[ModelVariant]) -> tuple[Manifest, ...]:
+        """Return what the operator owns of ``variants``."""
+        return tuple(_manifest(it, self.model) for it in variants)
+
+
+def build(
+    model: Model, owned: Sequence[ModelVariant], facts: BuildFacts, settings: Settings
+) -> Built:
+    """Return how the build of ``model`` stands; ``owned`` are the ModelVariants that it owns."""
+    request, refused = _request(model)
+    expected = _expected(request)
+    wish = _Wish(
+        model=model,
+        owned=owned,
+        refused=refused,
+        taken=tuple(name for name in expected if name in facts.written),
+        basis=_basis(request, [it for it in expected if it in facts.written], settings),
+        total=len(expected) + len(refused),
+    )
+    if refused and not expected:
+        reason, _, message = refused[0].reason.partition(": ")
+        return wish.as_is(Progress(phase=Phase.FAILED, reason=reason, message=message))
+    if not expected:
+        return _done(wish, (), (), {})
+    current = tuple(it for it in owned if _is_of(it, wish.basis))
+    record = model.status.build
+    complete = record is not None and record.basis == wish.basis and record.made == len(current)
+    if complete and not facts.jobs:
+        return _complete(wish, current)
+    plan = _plan(model, request, settings)
+    attempt = latest_attempt(plan.names, facts.jobs)
+    if attempt.state is AttemptState.DONE:
+        return _read(wish, plan, attempt)
+    return _complete(wish, current) if complete else _under_way(wish, plan, attempt, facts)
+
+
+def is_building(model: Model, facts: BuildFacts, settings: Settings) -> bool:
+    """Return whether a Job of ``model``'s present build exists and has not ended."""
+    request, _ = _request(model)
+    return bool(_expected(request)) and latest_attempt(
+        _plan(model, request, settings).names, facts.jobs
+    ).state in {AttemptState.RUNNING, AttemptState.UNREAD}
+
+
+def owner_model(variant: ModelVariant) -> str:
+    """Return the uid of the Model that owns ``variant``; empty where somebody wrote it by hand."""
+    for reference in variant.metadata.owner_references:
+        if reference.get("kind") == "Model" and reference.get("apiVersion") == API_VERSION:
+            return str(reference.get("uid", ""))
+    return ""
+
+
+def _request(model: Model) -> tuple[BuildRequest, tuple[Failure, ...]]:
+    """Return what is asked of the builder, and the variants that cannot be asked for, with why."""
+    signature = convert.model(model)
+    validation = model.spec.accuracy.validation_set
+    # Synthetic variants are written by hand: there is nothing to make them from.
+    backends = tuple(it for it in model.spec.variants.backends if it is not BackendName.SYNTHETIC)
+    request = BuildRequest(
+        namespace=model.metadata.namespace,
+        name=model.metadata.name,
+        task=model.spec.task,
+        metric=signature.metric,
+        inputs=signature.inputs,
+        outputs=signature.outputs,
+        validation_uri=None if validation is None else validation.uri,
+        architectures=tuple(_architecture(it) for it in model.spec.architectures),
+        precisions=model.spec.variants.precisions,
+        backends=backends,
+        batch_sizes=tuple(sorted(model.spec.variants.batch_sizes)),
+    )
+    unreadable = "" if validation is None else _location_problem(validation.uri)
+    problems = {it.name: unreadable or _location_problem(it.uri) for it in request.architectures}
+    refused = tuple(
+        Failure(name=name, reason=problems[architecture])
+        for name, architecture in _expected(request).items()
+        if problems[architecture]
+    )
+    good = tuple(it for it in request.architectures if not problems[it.name])
+    return replace(request, architectures=good), refused
+
+
+def _architecture(given: Architecture) -> ArchitectureRequest:
+    return ArchitectureRequest(
+        name=given.name,
+        uri=given.artifact.uri,
+        format=given.artifact.format.value,
+        sha256=given.artifact.sha256,
+        accuracy_ppm=None if given.accuracy is None else parse_ratio(given.accuracy),
+    )
+
+
+def _location_problem(uri: str) -> str:
+    """Return why a builder Job cannot read ``uri``; empty when it can."""
+    scheme = uri.partition(":")[0]
+    if scheme != "pvc":
+        return (
+            f"{UNSUPPORTED_SCHEME}: {uri}: {scheme}: locations are not read in a cluster yet: copy "
+            "the file to a PersistentVolumeClaim and name it as pvc://CLAIM/PATH"
+        )
+    try:
+        source_path(uri)
+    except ManifestError as error:
+        return f"{INVALID_LOCATION}: {error}"
+    return ""
+
+
+def _expected(request: BuildRequest) -> dict[str, str]:
+    """Return the names of the variants that ``request`` asks for, each with its architecture."""
+    return {
+        variant_name(request.name, architecture.name, backend, precision): architecture.name
+        for architecture in request.architectures
+        for backend in request.backends
+        for precision in request.precisions
+    }
+
+
+def _plan(model: Model, request: BuildRequest, settings: Settings) -> JobPlan:
+    return job_plan(
+        owner=model,
+        namespace=model.metadata.namespace,
+        step=names.STEP_BUILD,
+        prefix=model.metadata.name,
+        labels={names.LABEL_MODEL: model.metadata.name},
+        request=encode(request),
+        deadline_s=BUILD_DEADLINE_S,
+        pod=build_pod(source_claims(model), settings),
+    )
+
+
+def _basis(request: BuildRequest, taken: Sequence[str], settings: Settings) -> str:
+    digest = hashlib.sha256(encode(request))
+    for part in (settings.images.runtime_torch, *taken):
+        digest.update(b"\0" + part.encode())
+    return digest.hexdigest()[:BASIS_LENGTH]
+
+
+def _done(
+    wish: _Wish,
+    variants: Sequence[ModelVariant],
+    failures: Sequence[Failure],
+    accuracies: Mapping[str, Accuracy],
+    objects: Sequence[Manifest] = (),
+) -> Built:
+    return Built(
+        progress=Progress(phase=Phase.DONE, reason=BUILT, message=""),
+        desired=(*wish.manifests(variants), *objects),
+        variants=tuple(variants),
+        accuracies=accuracies,
+        failures=tuple(sorted(failures, key=lambda failure: failure.name)),
+        basis=wish.basis,
+        made=len(variants),
+        total=wish.total,
+    )
+
+
+def _complete(wish: _Wish, current: Sequence[ModelVariant]) -> Built:
+    record = wish.model.status.build
+    kept = () if record is None else record.failed
+    failures = [Failure(name=it.name, reason=it.reason) for it in kept]
+    return _done(wish, current, failures, {})
+
+
+def _read(wish: _Wish, plan: JobPlan, attempt: Attempt) -> Built:
+    """Return what the report of a finished Job leads to; the Job stays until all of it is seen."""
+    objects = _objects(plan, (*attempt.earlier, attempt.number))
+    try:
+        report = decode(attempt.result, BuildReport)
+    except ManifestError as error:
+        return wish.as_is(_failed(plan.names[attempt.number], str(error)), objects)
+    existing = {it.metadata.name: it for it in wish.owned}
+    accuracies = {split_qualified(it.id)[1]: it.accuracy for it in report.variants}
+    made = [
+        _variant(found, wish, existing.get(split_qualified(found.id)[1]))
+        for found in report.variants
+        if split_qualified(found.id)[1] not in wish.taken
+    ]
+    failures = [*report.failures, *wish.refused]
+    failures += [Failure(name=name, reason=_TAKEN) for name in wish.taken]
+    record = wish.model.status.build
+    seen = (
+        record is not None
+        and record.basis == wish.basis
+        and all(_is_seen(it, existing, accuracies) for it in made)
+    )
+    return _done(wish, made, failures, accuracies, () if seen else objects)
+
+
+def _is_seen(
+    made: ModelVariant, existing: Mapping[str, ModelVariant], accuracies: Mapping[str, Accuracy]
+) -> bool:
+    """Return whether the cluster holds ``made`` with its accuracy."""
+    there = existing.get(made.metadata.name)
+    return (
+        there is not None
+        and there.metadata.labels.get(names.LABEL_BASIS) == made.metadata.labels[names.LABEL_BASIS]
+        and there.spec == made.spec
+        and there.status.accuracy == accuracy_object(accuracies[made.metadata.name])
+    )
+
+
+def _under_way(wish: _Wish, plan: JobPlan, attempt: Attempt, facts: BuildFacts) -> Built:
+    """Return how far the Job is, and the objects that it needs."""
+    numbers = (*attempt.earlier, attempt.number)
+    name = plan.names[attempt.number]
+    others = sorted(facts.busy - {wish.model.metadata.name})
+    match attempt.state:
+        case AttemptState.FAILED | AttemptState.LOST:
+            return wish.as_is(_failed(name, attempt.reason), _objects(plan, numbers))
+        case AttemptState.ABSENT if others:
+            message = f"one build at a time works in a namespace: {', '.join(others)} is under way"
+            waiting = Progress(phase=Phase.WAITING, reason=WAITING_FOR_BUILD, message=message)
+            return wish.as_is(waiting, _objects(plan, attempt.earlier))
+        case _:
+            trouble = trouble_of(name, facts.pods.get(name, ()))
+            message = f"Job {name} makes variants{f'; {trouble}' if trouble else ''}"
+            running = Progress(phase=Phase.RUNNING, reason=BUILDING, message=message)
+            return wish.as_is(running, _objects(plan, numbers))
+
+
+def _objects(plan: JobPlan, numbers: Sequence[int]) -> tuple[Manifest, ...]:
+    """Return the objects of the Job's attempts ``numbers``."""
+    return tuple(it for number in numbers for it in job_objects(plan, plan.names[number]))
+
+
+def _failed(name: str, reason: str) -> Progress:
+    said = " ".join(reason.split())
+    message = (
+        f"Job {name} failed: {said}. It is run again when the Model or the image changes, or the "
+        "Job is deleted"
+    )
+    return Progress(phase=Phase.FAILED, reason=BUILD_FAILED, message=message)
+
+
+def _is_of(variant: ModelVariant, basis: str) -> bool:
+    """Return whether ``variant`` is of the build ``basis``, its accuracy written down."""
+    return (
+        variant.metadata.labels.get(names.LABEL_BASIS) == basis
+        and variant.status.accuracy is not None
+    )
+
+
+def _variant(found: Variant, wish: _Wish, existing: ModelVariant | None) -> ModelVariant:
+    """Return ``found`` as the ModelVariant that should exist, with the status that is there."""
+    model = wish.model
+    made = convert.variant_object(found)
+    artifact = made.spec.artifact.model_copy(
+        update={"uri": f"pvc://{names.STORE_CLAIM}/variants/{made.spec.artifact.sha256}"}
+    )
+    spec = made.spec.model_copy(update={"artifact": artifact})
+    labels = {
+        **labels_of(names.COMPONENT_BUILDER, model.metadata.name, model=model.metadata.name),
+        names.LABEL_BASIS: wish.basis,
+    }
+    if existing is None:
+        there = Metadata(name=made.metadata.name, namespace=model.metadata.namespace, generation=1)
+        return made.model_copy(
+            update={
+                "metadata": there.model_copy(
+                    update={"labels": labels, "owner_references": (owner_of(model),)}
+                ),
+                "spec": spec,
+                "status": type(made.status)(),
+            }
+        )
+    generation = existing.metadata.generation + (existing.spec != spec)
+    return existing.model_copy(
+        update={
+            "metadata": existing.metadata.model_copy(
+                update={"labels": {**existing.metadata.labels, **labels}, "generation": generation}
+            ),
+            "spec": spec,
+        }
+    )
+
+
+def _manifest(variant: ModelVariant, model: Model) -> Manifest:
+    """Return the fields of a generated ModelVariant that the operator owns."""
+    labels = {
+        key: value
+        for key, value in variant.metadata.labels.items()
+        if key in (*labels_of("", "", model="x"), names.LABEL_BASIS)
+    }
+    return {
+        "apiVersion": API_VERSION,
+        "kind": variant.definition.kind,
+        "metadata": metadata(
+            variant.metadata.name,
+            namespace=variant.metadata.namespace,
+            labels=labels,
+            owners=[owner_of(model)],
+        ),
+        "spec": variant.spec.model_dump(mode="json", by_alias=True, exclude_none=True),
+    }

@@ -1,0 +1,323 @@
+"""One target's profiles: on which pools they are wanted, which are there, and the Jobs that measure.
+
+Called by ``steps``, once for the generated variants of each Model and once for each ModelVariant
+that somebody wrote by hand. Pure but for ``room``, which notes what this look has given away. A
+profile bears the digest of what it was measured with; while it is not the wanted one, it is measured
+again, and the old profile stays in use.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import msgspec
+
+from isochrone.api import convert
+from isochrone.api.acceleratorpool import AcceleratorPool
+from isochrone.api.convert.catalogs import profile_object
+from isochrone.api.inferenceservice import InferenceService
+from isochrone.api.model import Model
+from isochrone.api.modelvariant import ModelVariant, PoolProfile
+from isochrone.api.modelvariant import ProfileFailure as FailureObject
+from isochrone.api.resource import Resource
+from isochrone.build_document import (
+    PROFILE_FAILED,
+    ProfileBudget,
+    ProfileReport,
+    ProfileRequest,
+    bounded,
+    decode,
+    encode,
+    runs_on,
+)
+from isochrone.catalog import BackendName, ImageFamily
+from isochrone.errors import ManifestError
+from isochrone.fleet import Pool
+from isochrone.ids import split_qualified
+from isochrone.units import MILLISECOND
+from isochrone_operator import names
+from isochrone_operator.children.groups import image_of
+from isochrone_operator.jobs.attempts import Attempt, AttemptState, latest_attempt, trouble_of
+from isochrone_operator.jobs.building import BASIS_LENGTH
+from isochrone_operator.jobs.manifests import (
+    PROFILE_DEADLINE_S,
+    JobPlan,
+    job_objects,
+    job_plan,
+    profile_pod,
+)
+from isochrone_operator.jobs.room import WAITING_FOR_NODE, Room
+from isochrone_operator.jobs.values import Phase, Profiled, Progress
+from isochrone_operator.reconciliation import Manifest
+from isochrone_operator.settings import Settings
+from isochrone_operator.snapshot import Job, Pod
+
+BUDGET: Final = ProfileBudget()
+SYNTHETIC_BUDGET: Final = ProfileBudget(cell_ns=200 * MILLISECOND, runs_max=200, tail_ns=0)
+"""Nothing is to be found out about a time that is declared."""
+PROFILE_VERSION: Final = 1
+"""Raised when profiles come to mean something else: all are then measured again."""
+PROFILED: Final = "Profiled"
+PROFILING: Final = "Profiling"
+PROFILE_JOB_FAILED: Final = "ProfileJobFailed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """Variants of ``model`` that one Job measures together; the Jobs belong to ``owner``."""
+
+    owner: Resource
+    model: Model
+    variants: tuple[ModelVariant, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProfileFacts:
+    """What of the snapshot concerns the profiles of one namespace.
+
+    ``pools`` are those that the namespace may use, with their values; ``jobs`` by name; ``pods`` by
+    the Job that they belong to.
+    """
+
+    pools: tuple[tuple[AcceleratorPool, Pool], ...]
+    services: tuple[InferenceService, ...]
+    jobs: Mapping[str, Job]
+    pods: Mapping[str, Sequence[Pod]]
+
+
+@dataclass(slots=True)
+class _Outcome:
+    """What is found out about one target, pool by pool."""
+
+    desired: list[Manifest] = field(default_factory=list)
+    progress: dict[tuple[str, str], Progress] = field(default_factory=dict)
+    found: dict[tuple[str, str], PoolProfile] = field(default_factory=dict)
+    failed: dict[tuple[str, str], FailureObject] = field(default_factory=dict)
+    nodes_wanted: list[str] = field(default_factory=list)
+
+
+def profile(target: Target, facts: ProfileFacts, room: Room, settings: Settings) -> Profiled:
+    """Return how the profiles of ``target`` stand, and the Jobs that are still to be done."""
+    outcome = _Outcome()
+    served = _services_of(target.model, facts.services)
+    for resource, pool in _wanted_pools(served, facts.pools, room):
+        for family in ImageFamily:
+            variants = [
+                variant
+                for variant in target.variants
+                if variant.spec.backend.family is family
+                and runs_on(variant.spec.backend, pool.vendor)
+            ]
+            if variants:
+                step = _Step(
+                    target=target,
+                    variants=variants,
+                    resource=resource,
+                    pool=pool,
+                    family=family,
+                    demanded=bool(served),
+                )
+                _profile_on(step, facts, room, settings, outcome)
+    return Profiled(
+        desired=tuple(outcome.desired),
+        progress=outcome.progress,
+        found=outcome.found,
+        failed=outcome.failed,
+        nodes_wanted=tuple(outcome.nodes_wanted),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Step:
+    """What one Job would measure. ``demanded``: whether a service needs it."""
+
+    target: Target
+    variants: Sequence[ModelVariant]
+    resource: AcceleratorPool
+    pool: Pool
+    family: ImageFamily
+    demanded: bool
+
+    def basis(self, variant: ModelVariant, settings: Settings) -> str:
+        """Return the digest of what a profile of ``variant`` here depends on."""
+        pool = self.pool
+        parts = [
+            PROFILE_VERSION,
+            variant.spec.artifact.sha256,
+            sorted(variant.spec.batch_sizes),
+            [pool.vendor.value, pool.product, pool.memory_bytes, pool.cores],
+            image_of(self.family, settings),
+            msgspec.to_builtins(_budget(self.variants)),
+        ]
+        return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:BASIS_LENGTH]
+
+    def job(self, settings: Settings) -> JobPlan:
+        """Return the Job that measures all of the step's variants."""
+        model = convert.model(self.target.model)
+        variants = sorted(self.variants, key=lambda variant: variant.identity)
+        request = ProfileRequest(
+            model=model,
+            variants=tuple(
+                # What is known of them already must not change what they are asked for.
+                convert.variant(
+                    it.model_copy(update={"status": type(it.status)()}), self.target.model
+                )
+                for it in variants
+            ),
+            pool=_hardware_of(self.pool),
+            budget=_budget(variants),
+        )
+        return job_plan(
+            owner=self.target.owner,
+            namespace=self.target.model.metadata.namespace,
+            step=names.STEP_PROFILE,
+            prefix=f"{self.target.owner.metadata.name}-{self.pool.id}",
+            labels={
+                names.LABEL_MODEL: self.target.model.metadata.name,
+                names.LABEL_POOL: self.pool.id,
+            },
+            request=encode(request),
+            deadline_s=PROFILE_DEADLINE_S,
+            pod=profile_pod(self.resource, self.family, settings),
+        )
+
+
+def _profile_on(
+    step: _Step, facts: ProfileFacts, room: Room, settings: Settings, outcome: _Outcome
+) -> None:
+    pool = step.pool.id
+    bases = {it.metadata.name: step.basis(it, settings) for it in step.variants}
+    known = {
+        it.metadata.name: found
+        for it in step.variants
+        if (found := _known(it, pool, bases[it.metadata.name])) is not None
+    }
+    outcome.progress.update({(name, pool): found for name, found in known.items()})
+    if len(known) == len(bases):
+        return
+    plan = step.job(settings)
+    attempt = latest_attempt(plan.names, facts.jobs)
+    numbers = [*attempt.earlier, attempt.number]
+    if attempt.state is AttemptState.DONE:
+        progress = _read(step, attempt, bases, outcome)
+    else:
+        progress = _under_way(step, plan, attempt, facts, room)
+    if progress.phase is Phase.WAITING:
+        numbers.pop()
+    if progress.reason == WAITING_FOR_NODE:
+        outcome.nodes_wanted.append(pool)
+    for number in numbers:
+        outcome.desired += job_objects(plan, plan.names[number])
+    for name in bases:
+        outcome.progress.setdefault((name, pool), progress)
+
+
+def _known(variant: ModelVariant, pool: str, basis: str) -> Progress | None:
+    """Return what the status says of ``variant`` on ``pool``; None where it must be measured."""
+    for found in variant.status.profiles:
+        # A profile without a basis was not measured by a Job: whoever put it there vouches for it.
+        if found.pool == pool and found.basis in (None, basis):
+            return Progress(phase=Phase.DONE, reason=PROFILED, message="")
+    for failure in variant.status.profile_failures:
+        if failure.pool == pool and failure.basis == basis:
+            return Progress(phase=Phase.FAILED, reason=failure.reason, message=failure.message)
+    return None
+
+
+def _read(step: _Step, attempt: Attempt, bases: Mapping[str, str], outcome: _Outcome) -> Progress:
+    """Note what the report of a finished Job says; return what holds for whatever it leaves out."""
+    pool = step.pool.id
+    try:
+        report = decode(attempt.result, ProfileReport)
+    except ManifestError as error:
+        return Progress(phase=Phase.FAILED, reason=PROFILE_JOB_FAILED, message=str(error))
+    for found in report.profiles:
+        name = split_qualified(found.variant)[1]
+        if name in bases:
+            written = profile_object(found.profile).model_copy(update={"basis": bases[name]})
+            outcome.found[name, pool] = written
+            outcome.progress[name, pool] = Progress(phase=Phase.DONE, reason=PROFILED, message="")
+    for failure in report.failures:
+        name = split_qualified(failure.variant)[1]
+        if name in bases:
+            _note_failure(name, pool, bases[name], (failure.code, failure.reason), outcome)
+    for name in sorted(bases):
+        if (name, pool) not in outcome.found and (name, pool) not in outcome.failed:
+            missing = (PROFILE_FAILED, "the profiler's report does not speak of it")
+            _note_failure(name, pool, bases[name], missing, outcome)
+    return Progress(phase=Phase.DONE, reason=PROFILED, message="")
+
+
+def _note_failure(
+    name: str, pool: str, basis: str, said: tuple[str, str], outcome: _Outcome
+) -> None:
+    reason, message = said[0], bounded(said[1])
+    outcome.failed[name, pool] = FailureObject(
+        pool=pool, basis=basis, reason=reason, message=message
+    )
+    outcome.progress[name, pool] = Progress(phase=Phase.FAILED, reason=reason, message=message)
+
+
+def _under_way(
+    step: _Step, plan: JobPlan, attempt: Attempt, facts: ProfileFacts, room: Room
+) -> Progress:
+    pool = step.pool.id
+    name = plan.names[attempt.number]
+    if attempt.state in {AttemptState.FAILED, AttemptState.LOST}:
+        said = " ".join(attempt.reason.split())
+        message = (
+            f"on {pool}: Job {name} failed: {said}. It is run again when the variants, the pool or "
+            "the image change, or the Job is deleted"
+        )
+        return Progress(phase=Phase.FAILED, reason=PROFILE_JOB_FAILED, message=message)
+    if attempt.state is AttemptState.ABSENT:
+        obstacle = room.obstacle(step.resource, may_grow=step.demanded)
+        if obstacle is not None:
+            return obstacle
+        room.take(pool, plan.namespace, name)
+    trouble = trouble_of(name, facts.pods.get(name, ()))
+    message = f"on {pool}: Job {name} measures{f'; {trouble}' if trouble else ''}"
+    return Progress(phase=Phase.RUNNING, reason=PROFILING, message=message)
+
+
+def _hardware_of(pool: Pool) -> Pool:
+    """Return ``pool`` without what a measurement does not depend on, such as its price."""
+    return replace(
+        pool,
+        accelerators_per_node=1,
+        node_price_uph=0,
+        nodes_min=0,
+        nodes_max=1,
+        allowed_namespaces=None,
+    )
+
+
+def _budget(variants: Iterable[ModelVariant]) -> ProfileBudget:
+    declared = all(it.spec.backend is BackendName.SYNTHETIC for it in variants)
+    return SYNTHETIC_BUDGET if declared else BUDGET
+
+
+def _services_of(
+    model: Model, services: Sequence[InferenceService]
+) -> tuple[InferenceService, ...]:
+    return tuple(it for it in services if it.spec.model_ref.name == model.metadata.name)
+
+
+def _wanted_pools(
+    served: Sequence[InferenceService],
+    pools: Sequence[tuple[AcceleratorPool, Pool]],
+    room: Room,
+) -> list[tuple[AcceleratorPool, Pool]]:
+    """Return the pools to measure on.
+
+    With services: every pool that one of them may use. Before there is one: those that have nodes,
+    so that a service finds profiles when it comes, and nothing is bought for a Model alone.
+    """
+    if not served:
+        return [it for it in pools if room.has_nodes(it[1].id)]
+    named = [frozenset(it.spec.placement.pools) for it in served]
+    if frozenset() in named:
+        return list(pools)
+    wanted = frozenset().union(*named)
+    return [it for it in pools if it[1].id in wanted]

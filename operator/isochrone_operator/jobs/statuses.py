@@ -1,0 +1,420 @@
+"""The statuses of Models and ModelVariants, and the events that their changes are worth.
+
+Called by ``steps``. Pure. Nothing that is already true is written again.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from isochrone.api.common import ConditionStatus
+from isochrone.api.convert.catalogs import accuracy_object
+from isochrone.api.model import BuildRecord, FailedVariant, Model, ModelStatus, VariantCounts
+from isochrone.api.modelvariant import ModelVariant, ModelVariantStatus, PoolProfile
+from isochrone.api.modelvariant import ProfileFailure as FailureObject
+from isochrone.api.resource import Resource
+from isochrone.build_document import ARTIFACT_MISMATCH, ARTIFACT_MISSING
+from isochrone.catalog import Accuracy, AccuracySource
+from isochrone.units import HOUR, Instant, Nanoseconds
+from isochrone_operator.children.pods import reference_to
+from isochrone_operator.jobs.building import (
+    BUILD_FAILED,
+    BUILDING,
+    INVALID_LOCATION,
+    UNSUPPORTED_SCHEME,
+)
+from isochrone_operator.jobs.conditions import (
+    FALSE,
+    TRUE,
+    UNKNOWN,
+    Wanted,
+    condition_of,
+    events_of,
+    following,
+    instant_of,
+    listed,
+)
+from isochrone_operator.jobs.profiling import PROFILE_JOB_FAILED, PROFILED
+from isochrone_operator.jobs.values import Built, Phase, Profiled, Progress
+from isochrone_operator.reconciliation import Event, EventType, StatusWrite
+
+WAIT_MAX_NS: Final[Nanoseconds] = HOUR
+"""How long a variant may wait for its first profile before its Model counts as stalled."""
+FAILED_MAX: Final = 64
+"""Failed variants that a Model's status names; the schema's bound."""
+READY: Final = "Ready"
+ARTIFACT_READY: Final = "ArtifactReady"
+ACCURACY_VERIFIED: Final = "AccuracyVerified"
+NO_POOL: Final = "NoPool"
+MODEL_MISSING: Final = "ModelMissing"
+NO_USABLE_VARIANT: Final = "NoUsableVariant"
+_UNDER_WAY: Final = frozenset({Phase.RUNNING, Phase.WAITING})
+_MODEL_EVENTS: Final[Mapping[str, Mapping[str, EventType]]] = {
+    READY: {
+        "VariantsReady": EventType.NORMAL,
+        "SomeVariantsFailed": EventType.WARNING,
+    },
+    "Reconciling": {BUILDING: EventType.NORMAL},
+    "Stalled": dict.fromkeys(
+        (
+            BUILD_FAILED,
+            UNSUPPORTED_SCHEME,
+            INVALID_LOCATION,
+            NO_USABLE_VARIANT,
+            "WaitingTooLong",
+        ),
+        EventType.WARNING,
+    ),
+}
+_VARIANT_EVENTS: Final[Mapping[str, Mapping[str, EventType]]] = {
+    PROFILED: {
+        PROFILED: EventType.NORMAL,
+        "ProfileFailed": EventType.WARNING,
+        PROFILE_JOB_FAILED: EventType.WARNING,
+        "SomePoolsFailed": EventType.WARNING,
+    },
+    ARTIFACT_READY: dict.fromkeys((ARTIFACT_MISSING, ARTIFACT_MISMATCH), EventType.WARNING),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """An object with its new status, and what that leads to."""
+
+    statuses: tuple[StatusWrite, ...]
+    events: tuple[Event, ...]
+
+
+def variant_status(
+    variant: ModelVariant,
+    profiled: Profiled,
+    pools: frozenset[str],
+    accuracy: Accuracy | None,
+    *,
+    generated: bool,
+    now: Instant,
+) -> ModelVariantStatus:
+    """Return the status that ``variant`` should have; ``pools`` are those that exist.
+
+    ``accuracy`` is what a report said in this pass, or None where none did.
+    """
+    name = variant.metadata.name
+    old = variant.status
+    progress = {
+        pool: found for (of, pool), found in sorted(profiled.progress.items()) if of == name
+    }
+    profiles = _profiles(variant, profiled, pools)
+    failures = _failures(variant, profiled, progress)
+    conditions = [
+        _artifact(progress, profiles, failures, generated=generated),
+        _verified(old, accuracy),
+        _profiled(progress, profiles),
+    ]
+    ready = _variant_ready(conditions)
+    return ModelVariantStatus(
+        observed_generation=variant.metadata.generation,
+        accuracy=old.accuracy if accuracy is None else accuracy_object(accuracy),
+        profiles=profiles,
+        profile_failures=failures,
+        conditions=following(
+            old.conditions,
+            (ready, *conditions),
+            generation=variant.metadata.generation,
+            now=now,
+        ),
+    )
+
+
+def orphan_status(variant: ModelVariant, *, now: Instant) -> ModelVariantStatus:
+    """Return the status of a ModelVariant whose Model does not exist."""
+    message = (
+        f"Model {variant.spec.model_ref.name} does not exist in this namespace: create it, or "
+        "delete this ModelVariant"
+    )
+    wanted = (Wanted(type=READY, status=FALSE, reason=MODEL_MISSING, message=message),)
+    return variant.status.model_copy(
+        update={
+            "observed_generation": variant.metadata.generation,
+            "conditions": following(
+                variant.status.conditions,
+                wanted,
+                generation=variant.metadata.generation,
+                now=now,
+            ),
+        }
+    )
+
+
+def variant_writes(before: ModelVariant | None, after: ModelVariant) -> Written:
+    """Return what must be written so that ``before`` (None: not there yet) becomes ``after``."""
+    old = ModelVariantStatus() if before is None else before.status
+    return _writes(after, old, after.status, _VARIANT_EVENTS)
+
+
+def model_writes(before: Model, status: ModelStatus) -> Written:
+    """Return what must be written so that ``before`` has ``status``."""
+    return _writes(before, before.status, status, _MODEL_EVENTS)
+
+
+def model_status(
+    model: Model,
+    built: Built,
+    variants: Sequence[ModelVariant],
+    profiled: Sequence[Profiled],
+    *,
+    handwritten: int,
+    now: Instant,
+) -> tuple[ModelStatus, Instant | None]:
+    """Return the status that ``model`` should have, and when a wait of its will have been too long.
+
+    ``variants`` are all of its, with their new statuses, the ``handwritten`` ones included.
+    """
+    usable = [it for it in variants if _holds(it, READY)]
+    under_way = [
+        progress
+        for each in profiled
+        for progress in each.progress.values()
+        if progress.phase in _UNDER_WAY
+    ]
+    unresolved = [
+        it for it in variants if not _holds(it, READY) and _is_under_way(it.metadata.name, profiled)
+    ]
+    too_long, wake_at = _waits(unresolved, now)
+    ready = _model_ready(built, variants, usable, unresolved)
+    conditions = [ready]
+    if built.progress.phase in _UNDER_WAY or under_way:
+        first = built.progress if built.progress.phase in _UNDER_WAY else under_way[0]
+        conditions.append(_wanted("Reconciling", TRUE, first.reason, first.message))
+    stalled = _stalled(built, ready, usable, under_way, too_long)
+    if stalled is not None:
+        conditions.append(stalled)
+    record = model.status.build
+    if built.progress.phase is Phase.DONE and built.basis:
+        record = BuildRecord(
+            basis=built.basis,
+            made=built.made,
+            failed=tuple(
+                FailedVariant(name=it.name, reason=it.reason[:1024])
+                for it in built.failures[:FAILED_MAX]
+            ),
+        )
+    status = ModelStatus(
+        observed_generation=model.metadata.generation,
+        variants=VariantCounts(total=built.total + handwritten, ready=len(usable)),
+        build=record,
+        conditions=following(
+            model.status.conditions, conditions, generation=model.metadata.generation, now=now
+        ),
+    )
+    return status, wake_at
+
+
+def _writes(
+    resource: Resource,
+    old: ModelStatus | ModelVariantStatus,
+    new: ModelStatus | ModelVariantStatus,
+    types: Mapping[str, Mapping[str, EventType]],
+) -> Written:
+    if old == new:
+        return Written(statuses=(), events=())
+    ref = reference_to(resource)
+    status = new.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return Written(
+        statuses=(StatusWrite(ref=ref, status=status),),
+        events=events_of(ref, old.conditions, new.conditions, types),
+    )
+
+
+def _profiles(
+    variant: ModelVariant, profiled: Profiled, pools: frozenset[str]
+) -> tuple[PoolProfile, ...]:
+    """Return the profiles by pool: new ones over old ones, none of a pool that is gone.
+
+    Where the variant has failed to run, an older profile says nothing any more.
+    """
+    name = variant.metadata.name
+    kept = {
+        it.pool: it
+        for it in variant.status.profiles
+        if it.pool in pools and (name, it.pool) not in profiled.failed
+    }
+    kept |= {pool: found for (of, pool), found in profiled.found.items() if of == name}
+    return tuple(kept[pool] for pool in sorted(kept))
+
+
+def _failures(
+    variant: ModelVariant, profiled: Profiled, progress: Mapping[str, Progress]
+) -> tuple[FailureObject, ...]:
+    """Return what failed and has not been tried otherwise since."""
+    name = variant.metadata.name
+    kept = {
+        it.pool: it
+        for it in variant.status.profile_failures
+        if it.pool in progress
+        and (name, it.pool) not in profiled.found
+        and progress[it.pool].phase is Phase.FAILED
+    }
+    kept |= {pool: failure for (of, pool), failure in profiled.failed.items() if of == name}
+    return tuple(kept[pool] for pool in sorted(kept))
+
+
+def _artifact(
+    progress: Mapping[str, Progress],
+    profiles: Sequence[PoolProfile],
+    failures: Sequence[FailureObject],
+    *,
+    generated: bool,
+) -> Wanted:
+    wrong = [it for it in failures if it.reason in {ARTIFACT_MISSING, ARTIFACT_MISMATCH}]
+    if wrong:
+        return _wanted(ARTIFACT_READY, FALSE, wrong[0].reason, wrong[0].message)
+    if generated:
+        return _wanted(ARTIFACT_READY, TRUE, "Built", "the builder made it")
+    if profiles:
+        return _wanted(ARTIFACT_READY, TRUE, "Found", "the profiler loaded it by its digest")
+    under_way = any(it.phase in _UNDER_WAY for it in progress.values())
+    message = "known when it has been profiled" if under_way else "nobody has looked for it yet"
+    return _wanted(ARTIFACT_READY, UNKNOWN, "NotChecked", message)
+
+
+def _verified(old: ModelVariantStatus, accuracy: Accuracy | None) -> Wanted:
+    found = old.accuracy if accuracy is None else accuracy_object(accuracy)
+    if found is None:
+        message = "what the Model declares of its architecture stands in"
+        return _wanted(ACCURACY_VERIFIED, UNKNOWN, "NotMeasured", message)
+    if found.source is AccuracySource.DECLARED:
+        message = f"{found.metric.value} {found.value} is declared; there is nothing to measure on"
+        return _wanted(ACCURACY_VERIFIED, UNKNOWN, found.source.value, message)
+    message = (
+        f"{found.metric.value} {found.value}, at least {found.lower} with 95 % confidence, on "
+        f"{found.samples} samples"
+    )
+    return _wanted(ACCURACY_VERIFIED, TRUE, found.source.value, message)
+
+
+def _profiled(progress: Mapping[str, Progress], profiles: Sequence[PoolProfile]) -> Wanted:
+    known = f"on {', '.join(it.pool for it in profiles)}" if profiles else ""
+    failed = [_on(pool, it) for pool, it in progress.items() if it.phase is Phase.FAILED]
+    under_way = [it for it in progress.values() if it.phase in _UNDER_WAY]
+    said = "; ".join(
+        part
+        for part in (
+            known,
+            listed(list(dict.fromkeys(it.message for it in under_way))),
+            listed(failed),
+        )
+        if part
+    )
+    if profiles:
+        reason = "SomePoolsFailed" if failed else PROFILED
+        return _wanted(PROFILED, TRUE, reason, said)
+    if under_way:
+        return _wanted(PROFILED, FALSE, under_way[0].reason, said)
+    if failed:
+        first = next(it for it in progress.values() if it.phase is Phase.FAILED)
+        return _wanted(PROFILED, FALSE, first.reason, said)
+    message = (
+        "no pool that this namespace may use runs this backend and has nodes; add an "
+        "AcceleratorPool, or allow the namespace to use one"
+    )
+    return _wanted(PROFILED, FALSE, NO_POOL, message)
+
+
+def _on(pool: str, progress: Progress) -> str:
+    prefix = f"on {pool}: "
+    return (
+        progress.message if progress.message.startswith(prefix) else f"{prefix}{progress.message}"
+    )
+
+
+def _variant_ready(conditions: Sequence[Wanted]) -> Wanted:
+    """Return whether the variant can be planned with: there, and measured somewhere."""
+    for it in conditions:
+        if it.type != ACCURACY_VERIFIED and it.status is not TRUE:
+            return _wanted(READY, FALSE, it.reason, it.message)
+    return _wanted(READY, TRUE, "Usable", "it can be planned with")
+
+
+def _model_ready(
+    built: Built,
+    variants: Sequence[ModelVariant],
+    usable: Sequence[ModelVariant],
+    unresolved: Sequence[ModelVariant],
+) -> Wanted:
+    failures = [f"{it.name}: {it.reason}" for it in built.failures]
+    unusable = [it for it in variants if it not in usable and it not in unresolved]
+    failures += [f"{it.metadata.name}: {_why(it)}" for it in unusable]
+    said = f"{len(usable)} of {built.total + _extra(built, variants)} variants can be planned with"
+    if failures:
+        said = f"{said}; {listed(failures)}"
+    if built.progress.phase is not Phase.DONE and not usable:
+        return _wanted(READY, FALSE, built.progress.reason, built.progress.message or said)
+    if unresolved:
+        condition = condition_of(unresolved[0].status.conditions, PROFILED)
+        reason = PROFILED if condition is None else condition.reason
+        return _wanted(READY, FALSE, reason, said)
+    if not usable:
+        return _wanted(READY, FALSE, NO_USABLE_VARIANT, said)
+    return _wanted(READY, TRUE, "SomeVariantsFailed" if failures else "VariantsReady", said)
+
+
+def _extra(built: Built, variants: Sequence[ModelVariant]) -> int:
+    """Return how many of ``variants`` somebody wrote by hand."""
+    generated = {it.metadata.name for it in built.variants}
+    return sum(it.metadata.name not in generated for it in variants)
+
+
+def _stalled(
+    built: Built,
+    ready: Wanted,
+    usable: Sequence[ModelVariant],
+    under_way: Sequence[Progress],
+    too_long: str,
+) -> Wanted | None:
+    if built.progress.phase is Phase.FAILED:
+        return _wanted("Stalled", TRUE, built.progress.reason, built.progress.message)
+    if too_long:
+        return _wanted("Stalled", TRUE, "WaitingTooLong", too_long)
+    if usable or under_way or built.progress.phase in _UNDER_WAY:
+        return None
+    return _wanted("Stalled", TRUE, NO_USABLE_VARIANT, ready.message)
+
+
+def _waits(variants: Sequence[ModelVariant], now: Instant) -> tuple[str, Instant | None]:
+    """Return what has waited too long for its first profile, and when the next one will have."""
+    overdue: list[str] = []
+    wake_at: Instant | None = None
+    for variant in variants:
+        condition = condition_of(variant.status.conditions, PROFILED)
+        since = None if condition is None else instant_of(condition.last_transition_time)
+        if condition is None or since is None:
+            continue
+        if now - since >= WAIT_MAX_NS:
+            overdue.append(f"{variant.metadata.name}: {condition.message}")
+        elif wake_at is None or since + WAIT_MAX_NS < wake_at:
+            wake_at = since + WAIT_MAX_NS
+    if not overdue:
+        return "", wake_at
+    return f"for over an hour without a profile: {listed(overdue)}", wake_at
+
+
+def _is_under_way(name: str, profiled: Sequence[Profiled]) -> bool:
+    return any(
+        of == name and progress.phase in _UNDER_WAY
+        for each in profiled
+        for (of, _), progress in each.progress.items()
+    )
+
+
+def _why(variant: ModelVariant) -> str:
+    condition = condition_of(variant.status.conditions, READY)
+    return "unknown" if condition is None else condition.message
+
+
+def _holds(variant: ModelVariant, kind: str) -> bool:
+    condition = condition_of(variant.status.conditions, kind)
+    return condition is not None and condition.status is TRUE
+
+
+def _wanted(kind: str, status: ConditionStatus, reason: str, message: str) -> Wanted:
+    return Wanted(type=kind, status=status, reason=reason, message=message)

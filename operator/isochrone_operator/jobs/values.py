@@ -1,0 +1,82 @@
+"""What the parts of ``jobs`` hand to one another, and what comes out of them. Values only."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from isochrone.api.modelvariant import ModelVariant, PoolProfile, ProfileFailure
+from isochrone.build_document import Failure
+from isochrone.catalog import Accuracy
+from isochrone.units import Instant
+from isochrone_operator.reconciliation import Event, Manifest, StatusWrite
+from isochrone_operator.snapshot import ObjectRef
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildSteps:
+    """What one look led to, for Models, ModelVariants and their Jobs.
+
+    ``desired`` is complete: everything of theirs that should exist. ``variants`` are all
+    ModelVariants whose Model exists, as they will be, with their statuses. ``nodes_wanted``: pools that have no ready
+    node and need one for profiling. ``wake_at``: when a wait has lasted too long.
+    """
+
+    desired: tuple[Manifest, ...] = ()
+    statuses: tuple[StatusWrite, ...] = ()
+    events: tuple[Event, ...] = ()
+    surplus: tuple[ObjectRef, ...] = ()
+    variants: tuple[ModelVariant, ...] = ()
+    nodes_wanted: tuple[str, ...] = ()
+    wake_at: Instant | None = None
+
+
+class Phase(Enum):
+    """How far something is that a Job does."""
+
+    DONE = "done"
+    RUNNING = "running"
+    WAITING = "waiting"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """A phase, a CamelCase reason, and a sentence for a person."""
+
+    phase: Phase
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Built:
+    """What has become of one Model's build.
+
+    ``variants`` are the generated ones that should exist, with the accuracy that this pass read
+    from a report (the others keep their status). ``basis`` and ``made`` go into the record of the
+    status once the build is done.
+    """
+
+    progress: Progress
+    desired: tuple[Manifest, ...]
+    variants: tuple[ModelVariant, ...]
+    accuracies: Mapping[str, Accuracy]
+    failures: tuple[Failure, ...]
+    basis: str
+    made: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profiled:
+    """What has become of profiling one target on its pools.
+
+    ``progress`` by (variant name, pool); ``found`` and ``failed`` are what this pass read from
+    reports.
+    """
+
+    desired: tuple[Manifest, ...] = ()
+    progress: Mapping[tuple[str, str], Progress] = field(default_factory=dict)
+    found: Mapping[tuple[str, str], PoolProfile] = field(default_factory=dict)
+    failed: Mapping[tuple[str, str], ProfileFailure] = field(default_factory=dict)
+    nodes_wanted: tuple[str, ...] = ()

@@ -1,0 +1,96 @@
+"""How much traffic a service is sized for: what it declares, or more where more keeps coming.
+
+The rule, the same for declared loads and assumed ones: a service is sized for the larger of its own
+load and what was learned. Learned upwards when the busiest second of the window lies more than
+``UP_PPM`` beyond that for ``UP_AFTER_NS``; downwards, never below its own load, when it lies under
+``DOWN_PPM`` of it for ``DOWN_AFTER_NS``. What is learned leaves ``HEADROOM`` and is rounded up to two
+digits, so that traffic that trembles changes nothing. Called by ``intake``.
+"""
+
+from dataclasses import dataclass, replace
+from math import ceil, floor, log10
+from typing import Final
+
+from isochrone.demand import Load
+from isochrone.units import MINUTE, ONE_PPM, Instant, Nanoseconds, PartsPerMillion
+from isochrone_operator.reconcile.memory import Learned
+from isochrone_operator.snapshot import ObservedService
+
+UP_PPM: Final[PartsPerMillion] = 1_100_000
+UP_AFTER_NS: Final[Nanoseconds] = MINUTE
+DOWN_PPM: Final[PartsPerMillion] = 500_000
+DOWN_AFTER_NS: Final[Nanoseconds] = 15 * MINUTE
+HEADROOM: Final = 1.25
+ARRIVALS_MIN: Final = 50
+"""Arrivals in the window below which its rates say too little."""
+NOTHING_LEARNED: Final = Learned()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sized:
+    """A load to plan for, what is to be remembered, and when to look again at the latest."""
+
+    load: Load
+    learned: Learned
+    wake_at: Instant | None
+
+
+def sized(own: Load, known: Learned, seen: ObservedService | None, now: Instant) -> Sized:
+    """Return what a service with the load ``own`` is sized for, after ``seen`` (None: no news)."""
+    learned = known if seen is None else _learn(own, known, seen, now)
+    wakes = [
+        since + after
+        for since, after in (
+            (learned.above_since, UP_AFTER_NS),
+            (learned.below_since, DOWN_AFTER_NS),
+        )
+        if since is not None
+    ]
+    return Sized(load=with_learned(own, learned), learned=learned, wake_at=min(wakes, default=None))
+
+
+def with_learned(own: Load, learned: Learned) -> Load:
+    """Return ``own``, or as much more as was learned."""
+    if learned.peak <= own.peak_rate_rps:
+        return own
+    return replace(
+        own,
+        peak_rate_rps=learned.peak,
+        expected_rate_rps=min(learned.peak, max(own.expected_rate_rps, learned.expected)),
+    )
+
+
+def _learn(own: Load, known: Learned, seen: ObservedService, now: Instant) -> Learned:
+    size_rps = max(own.peak_rate_rps, known.peak)
+    peak_rps = max(seen.peak_rate_rps, seen.rate_rps)
+    enough = seen.arrivals >= ARRIVALS_MIN
+    if enough and peak_rps * ONE_PPM > size_rps * UP_PPM:
+        since = now if known.above_since is None else known.above_since
+        if now - since < UP_AFTER_NS:
+            return replace(known, above_since=since, below_since=None)
+        return Learned(
+            expected=_rounded(seen.rate_rps * HEADROOM), peak=_rounded(peak_rps * HEADROOM)
+        )
+    grown = known.peak > own.peak_rate_rps
+    if grown and peak_rps * HEADROOM * ONE_PPM < size_rps * DOWN_PPM:
+        return _shrunk(own, known, seen, now, peak_rps=_rounded(peak_rps * HEADROOM))
+    return replace(known, above_since=None, below_since=None) if grown else NOTHING_LEARNED
+
+
+def _shrunk(
+    own: Load, known: Learned, seen: ObservedService, now: Instant, *, peak_rps: float
+) -> Learned:
+    since = now if known.below_since is None else known.below_since
+    if now - since < DOWN_AFTER_NS:
+        return replace(known, above_since=None, below_since=since)
+    if peak_rps <= own.peak_rate_rps:
+        return NOTHING_LEARNED
+    return Learned(expected=_rounded(seen.rate_rps * HEADROOM), peak=peak_rps)
+
+
+def _rounded(rate_rps: float) -> float:
+    """Return ``rate_rps`` rounded up to two digits."""
+    if rate_rps <= 0:
+        return 0.0
+    step = 10.0 ** (floor(log10(rate_rps)) - 1)
+    return round(ceil(rate_rps / step - 1e-9) * step, 9)

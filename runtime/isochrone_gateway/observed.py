@@ -1,0 +1,289 @@
+"""What each service got over the last five minutes, as the operator is told.
+
+Told by ``driver`` of each arrival and by ``records`` of each ending; read by ``admin``. A request
+counts once, when it has ended, in the second in which it arrived; an invalid one counts nowhere.
+
+**Within** the declared load (``ServicePlan.load``) is what a token bucket passes that is filled at
+``peakRate`` and holds one second of it and ``burst``: in any one second that follows a quiet one,
+twice the declared may pass, and never more than the declared in the long run. So the doubt is always
+against us. Without a declared load every arrival is within it.
+
+Memory is bounded: per service 61 slots of 5 s, each with its counts and a histogram of latencies
+whose buckets are at most 1/64 wide, so that a quantile is off by at most 0.8 %.
+"""
+
+from typing import Final, TypedDict
+
+from isochrone.catalog import AccuracyMetric, Catalog
+from isochrone.demand import Load
+from isochrone.ids import ServiceId, VariantId
+from isochrone.plan import Plan
+from isochrone.scheduling.outcomes import Outcome
+from isochrone.units import ONE_PPM, SECOND, Instant, Nanoseconds, PartsPerMillion
+
+SLOT_S: Final = 5
+WINDOW_S: Final = 300
+"""The least that the window covers; with the slot that is being filled, up to 5 s more."""
+SLOTS: Final = WINDOW_S // SLOT_S + 1
+QUANTILE_SAMPLES: Final = 10
+"""A quantile p is given from this many samples over 1 - p; below, it is anybody's guess."""
+
+_MANTISSA_BITS: Final = 6
+
+
+class ServiceView(TypedDict):
+    """What is told of one service. Quantiles are of the requests that were run."""
+
+    service: ServiceId
+    window_s: int
+    arrivals: int
+    within: int
+    on_time: int
+    on_time_within: int
+    late: int
+    refused: int
+    failed: int
+    rate_rps: float
+    peak_rate_rps: float
+    p50_ns: Nanoseconds | None
+    p99_ns: Nanoseconds | None
+    p999_ns: Nanoseconds | None
+    accuracy_ppm: PartsPerMillion | None
+
+
+class _Slot:
+    """What arrived in one stretch of ``SLOT_S`` seconds, and how it ended."""
+
+    __slots__ = (
+        "failed",
+        "late",
+        "latencies",
+        "number",
+        "on_time",
+        "on_time_within",
+        "refused",
+        "seconds",
+        "variants",
+        "within",
+    )
+
+    def __init__(self) -> None:
+        self.begin(-1)
+
+    def begin(self, number: int) -> None:
+        """Stand for the stretch ``number`` from now on, in which nothing has ended."""
+        self.number = number
+        self.seconds = [0] * SLOT_S
+        self.on_time = self.late = self.refused = self.failed = 0
+        self.within = self.on_time_within = 0
+        self.latencies: dict[int, int] = {}
+        self.variants: dict[str, None] = {}
+
+
+class ServiceWindow:
+    """The window of one service."""
+
+    def __init__(self, since: Instant) -> None:
+        self._since = since
+        self._slots = [_Slot() for _ in range(SLOTS)]
+        self._limited = False
+        self._rate_rps = 0.0
+        self._depth = 0.0
+        self._tokens = 0.0
+        self._tokens_at: Instant = since
+
+    def limit(self, load: Load | None) -> None:
+        """Count as within what ``load`` declares; all of it where nothing is declared."""
+        limited = load is not None
+        rate_rps = load.peak_rate_rps if load is not None else 0.0
+        depth = max(1.0, load.peak_rate_rps + load.burst) if load is not None else 0.0
+        if (limited, rate_rps, depth) != (self._limited, self._rate_rps, self._depth):
+            self._limited, self._rate_rps, self._depth = limited, rate_rps, depth
+            self._tokens = depth
+
+    def successor(self, now: Instant) -> "ServiceWindow":
+        """Return a window that begins now, under the same declared load."""
+        window = ServiceWindow(now)
+        window._limited, window._rate_rps = self._limited, self._rate_rps
+        window._depth = window._tokens = self._depth
+        return window
+
+    def arrived(self, at: Instant) -> bool:
+        """Return whether an arrival is within the declared load. They come in about this order."""
+        if not self._limited:
+            return True
+        if at > self._tokens_at:
+            gained = (at - self._tokens_at) * self._rate_rps / SECOND
+            self._tokens = min(self._depth, self._tokens + gained)
+            self._tokens_at = at
+        if self._tokens < 1.0:
+            return False
+        self._tokens -= 1.0
+        return True
+
+    def dismissed(self, *, within: bool) -> None:
+        """Take back an arrival that turned out to be invalid."""
+        if within and self._limited:
+            self._tokens = min(self._depth, self._tokens + 1.0)
+
+    def ended(
+        self, outcome: Outcome, at: Instant, *, within: bool, latency_ns: Nanoseconds, variant: str
+    ) -> None:
+        """Count a valid request that arrived at ``at``. ``latency_ns`` is -1 where it was not run."""
+        second = at // SECOND
+        number = second // SLOT_S
+        slot = self._slots[number % SLOTS]
+        if slot.number != number:
+            if slot.number > number:
+                return  # it arrived before the window
+            slot.begin(number)
+        slot.seconds[second % SLOT_S] += 1
+        if within:
+            slot.within += 1
+        if outcome is Outcome.ON_TIME:
+            slot.on_time += 1
+            if within:
+                slot.on_time_within += 1
+            slot.variants[variant] = None
+        elif outcome is Outcome.REFUSED:
+            slot.refused += 1
+        elif outcome is Outcome.LATE:
+            slot.late += 1
+        else:
+            slot.failed += 1
+        if latency_ns >= 0:
+            bucket = _bucket(latency_ns)
+            slot.latencies[bucket] = slot.latencies.get(bucket, 0) + 1
+
+    def variants(self, now: Instant) -> set[str]:
+        """Return the variants that answered."""
+        return {variant for slot in self._present(now) for variant in slot.variants}
+
+    def view(
+        self, service: ServiceId, accuracies: dict[VariantId, tuple[int, int]], now: Instant
+    ) -> ServiceView:
+        """Return the figures; ``accuracies`` are (order, accuracy) of each variant."""
+        slots = self._present(now)
+        first = (now // SECOND // SLOT_S - SLOTS + 1) * SLOT_S * SECOND
+        covered_ns = max(1, now - max(first, self._since))
+        latencies: dict[int, int] = {}
+        for slot in slots:
+            for bucket, count in slot.latencies.items():
+                latencies[bucket] = latencies.get(bucket, 0) + count
+        answered = [
+            accuracies[VariantId(name)] for name in self.variants(now) if name in accuracies
+        ]
+        arrivals = sum(sum(slot.seconds) for slot in slots)
+        return {
+            "service": service,
+            "window_s": -(-covered_ns // SECOND),
+            "arrivals": arrivals,
+            "within": sum(slot.within for slot in slots),
+            "on_time": sum(slot.on_time for slot in slots),
+            "on_time_within": sum(slot.on_time_within for slot in slots),
+            "late": sum(slot.late for slot in slots),
+            "refused": sum(slot.refused for slot in slots),
+            "failed": sum(slot.failed for slot in slots),
+            "rate_rps": arrivals * SECOND / max(SECOND, covered_ns),
+            "peak_rate_rps": float(max((max(slot.seconds) for slot in slots), default=0)),
+            "p50_ns": _quantile(latencies, 500_000),
+            "p99_ns": _quantile(latencies, 990_000),
+            "p999_ns": _quantile(latencies, 999_000),
+            "accuracy_ppm": min(answered)[1] if answered else None,
+        }
+
+    def _present(self, now: Instant) -> list[_Slot]:
+        """Return the slots of the window, of which one is being filled."""
+        last = now // SECOND // SLOT_S
+        return [slot for slot in self._slots if last - SLOTS < slot.number <= last]
+
+
+class Observed:
+    """The windows of all services of the plan; there are none while this gateway is a standby."""
+
+    def __init__(self) -> None:
+        self._windows: dict[str, ServiceWindow] = {}
+        self._accuracies: dict[VariantId, tuple[int, int]] = {}
+
+    def follow(self, plan: Plan, catalog: Catalog, now: Instant) -> None:
+        """Keep a window for each service of ``plan``, and forget those of others."""
+        former = self._windows
+        self._windows = {}
+        for service in plan.services:
+            window = former.get(service.service) or ServiceWindow(now)
+            window.limit(service.load)
+            self._windows[service.service] = window
+        recent = {name for window in self._windows.values() for name in window.variants(now)}
+        self._accuracies = {
+            name: accuracy for name, accuracy in self._accuracies.items() if name in recent
+        }
+        for variant in catalog.variants:
+            value = variant.accuracy.value_ppm
+            # Of an error, more is worse.
+            order = -value if variant.accuracy.metric is AccuracyMetric.MAE else value
+            self._accuracies[variant.id] = (order, value)
+
+    def begin_anew(self, now: Instant) -> None:
+        """Forget what was observed: another gateway has led, or leads."""
+        for service, window in self._windows.items():
+            self._windows[service] = window.successor(now)
+
+    def arrived(self, service: str, at: Instant) -> bool:
+        """Return whether an arrival is within what the service declares."""
+        window = self._windows.get(service)
+        return window is None or window.arrived(at)
+
+    def dismissed(self, service: str, *, within: bool) -> None:
+        """Take back an arrival that turned out to be invalid."""
+        window = self._windows.get(service)
+        if window is not None:
+            window.dismissed(within=within)
+
+    def ended(
+        self,
+        service: str,
+        outcome: Outcome,
+        at: Instant,
+        *,
+        within: bool,
+        latency_ns: Nanoseconds,
+        variant: str,
+    ) -> None:
+        """Count a valid request; see ``ServiceWindow.ended``."""
+        window = self._windows.get(service)
+        if window is not None:
+            window.ended(outcome, at, within=within, latency_ns=latency_ns, variant=variant)
+
+    def views(self, now: Instant) -> list[ServiceView]:
+        """Return the figures of every service, by id."""
+        return [
+            window.view(ServiceId(service), self._accuracies, now)
+            for service, window in sorted(self._windows.items())
+        ]
+
+
+def _bucket(value: Nanoseconds) -> int:
+    """Return the number of the bucket of ``value``: exact below 128, then 64 to each doubling."""
+    shift = max(0, value.bit_length() - 1 - _MANTISSA_BITS)
+    return (shift << _MANTISSA_BITS) + (value >> shift)
+
+
+def _middle(bucket: int) -> Nanoseconds:
+    """Return the middle of a bucket."""
+    shift = max(0, (bucket >> _MANTISSA_BITS) - 1)
+    low = (bucket - (shift << _MANTISSA_BITS)) << shift
+    return low + (1 << shift) // 2
+
+
+def _quantile(latencies: dict[int, int], share_ppm: PartsPerMillion) -> Nanoseconds | None:
+    """Return the quantile by nearest rank, None where there are too few samples for it."""
+    samples = sum(latencies.values())
+    if samples * (ONE_PPM - share_ppm) < QUANTILE_SAMPLES * ONE_PPM:
+        return None
+    rank = -(-samples * share_ppm // ONE_PPM)
+    reached = 0
+    for bucket in sorted(latencies):
+        reached += latencies[bucket]
+        if reached >= rank:
+            return _middle(bucket)
+    raise AssertionError(rank)
