@@ -18,6 +18,9 @@ from isochrone_cluster import places, requirements, sweep
 from isochrone_cluster.client_tools import Helm, Kubectl
 from isochrone_cluster.cluster import Cluster
 from isochrone_cluster.lifeline import lifeline
+from isochrone_e2e.fixtures import product, torch_product, with_crds
+
+__all__ = ["product", "torch_product", "with_crds"]
 
 NAMED: Final = "ISOCHRONE_E2E_KUBECONFIG"
 

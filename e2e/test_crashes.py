@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Final, cast
 
 import pytest
+
 from isochrone_cluster.failures import wait_until
 from isochrone_e2e.install import Product
 from isochrone_e2e.load import Load, Tally
@@ -23,7 +24,7 @@ OPERATOR_TAKEOVER_S: Final = 20.0
 
 @pytest.fixture(scope="module")
 def served(product: Product) -> Iterator[Objects]:
-    """A service of synthetic executors, two of them on two nodes."""
+    """Lend a service of synthetic executors, two of them on two nodes."""
     product.apply_synthetic(NAMESPACE, services=(SERVICE,), peak_rate=30)
     objects = Objects(kubectl=product.kubectl, namespace=NAMESPACE)
     objects.wait("inferenceservice", SERVICE, "Ready", timeout_s=300)

@@ -2,10 +2,10 @@
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import cast
 
 import pytest
+
 from isochrone_cluster.failures import wait_until
 from isochrone_e2e.install import Product
 from isochrone_e2e.load import Load
@@ -17,11 +17,11 @@ SERVICE = "fast-tags"
 
 
 @pytest.fixture(scope="module")
-def photos(product: Product) -> Iterator[Objects]:
-    """The example, applied; deleted at the end."""
-    product.apply_photo_tags(NAMESPACE)
-    yield Objects(kubectl=product.kubectl, namespace=NAMESPACE)
-    product.remove_namespace(NAMESPACE)
+def photos(torch_product: Product) -> Iterator[Objects]:
+    """Lend the example, applied; delete it at the end."""
+    torch_product.apply_photo_tags(NAMESPACE)
+    yield Objects(kubectl=torch_product.kubectl, namespace=NAMESPACE)
+    torch_product.remove_namespace(NAMESPACE)
 
 
 @pytest.fixture(scope="module")
@@ -187,9 +187,8 @@ def patch_suspend(photos: Objects, *, suspend: bool) -> None:
     )
 
 
-def test_a_second_apply_changes_nothing(photos: Objects, product: Product, tmp_path: Path) -> None:
-    del tmp_path
-    for file in product.photo_tags_files():
+def test_a_second_apply_changes_nothing(photos: Objects, torch_product: Product) -> None:
+    for file in torch_product.photo_tags_files():
         said = photos.kubectl("apply", "--server-side", "--dry-run=server", f"--filename={file}")
         assert all("serverside-applied" in line for line in said.splitlines()), said
 
@@ -200,9 +199,12 @@ def test_deleting_the_services_leaves_nothing_that_runs(photos: Objects) -> None
     for kind in ("deployments", "pods", "services", "secrets", "leases", "servingplans"):
         wait_until(
             f"no {kind} of ours is left",
-            lambda kind=kind: not photos.names(
-                kind, "--selector=app.kubernetes.io/managed-by=isochrone"
-            ),
+            lambda: is_gone(photos, kind),  # noqa: B023 - called before the loop goes on
             timeout_s=120,
             log=lambda: photos.account("inferenceservice", SERVICE),
         )
+
+
+def is_gone(photos: Objects, kind: str) -> bool:
+    """Return whether no object of ours is left of ``kind``."""
+    return not photos.names(kind, "--selector=app.kubernetes.io/managed-by=isochrone")

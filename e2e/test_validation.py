@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import pytest
 import yaml
+
 from isochrone_cluster.client_tools import Kubectl
 from isochrone_cluster.failures import ClusterError
 from isochrone_e2e.waiting import explained
@@ -33,8 +34,8 @@ def documents(name: str) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def kubectl(with_crds: Kubectl) -> Kubectl:
-    """kubectl on a cluster that has the CRDs, with a namespace for this file."""
+def served(with_crds: Kubectl) -> Kubectl:
+    """Return kubectl on a cluster that has the CRDs, with a namespace for this file."""
     manifest = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
     with_crds.apply(yaml.safe_dump(manifest))
     return with_crds
@@ -52,12 +53,12 @@ def placed(document: dict[str, Any]) -> str:
     "document", documents("api_refused.yaml"), ids=lambda it: it["metadata"]["name"]
 )
 def test_a_broken_rule_is_refused_with_its_message(
-    kubectl: Kubectl, document: dict[str, Any]
+    served: Kubectl, document: dict[str, Any]
 ) -> None:
     expected = document["metadata"]["annotations"]["refused"]
 
     with pytest.raises(ClusterError) as refusal:
-        kubectl.apply(placed(document), "--dry-run=server")
+        served.apply(placed(document), "--dry-run=server")
 
     assert expected in explained(refusal.value)
 
@@ -67,29 +68,31 @@ def test_a_broken_rule_is_refused_with_its_message(
     documents("api_accepted.yaml"),
     ids=lambda it: f"{it['kind']}-{it['metadata']['name']}",
 )
-def test_what_people_may_write_is_accepted(kubectl: Kubectl, document: dict[str, Any]) -> None:
-    assert "serverside-applied" in kubectl.apply(placed(document), "--dry-run=server")
+def test_what_people_may_write_is_accepted(served: Kubectl, document: dict[str, Any]) -> None:
+    assert "serverside-applied" in served.apply(placed(document), "--dry-run=server")
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_and_field_is_explained(kubectl: Kubectl, kind: str) -> None:
-    said = kubectl("explain", kind, "--recursive", "--api-version=isochrone.dev/v1alpha1")
+def test_every_kind_and_field_is_explained(served: Kubectl, kind: str) -> None:
+    said = served("explain", kind, "--recursive", "--api-version=isochrone.dev/v1alpha1")
 
     assert "DESCRIPTION:" in said
-    assert "<empty>" not in kubectl("explain", f"{kind}.spec", "--api-version=isochrone.dev/v1alpha1")
+    assert "<empty>" not in served(
+        "explain", f"{kind}.spec", "--api-version=isochrone.dev/v1alpha1"
+    )
 
 
-def test_an_unknown_field_is_refused(kubectl: Kubectl) -> None:
+def test_an_unknown_field_is_refused(served: Kubectl) -> None:
     document = next(it for it in documents("api_accepted.yaml") if it["kind"] == "CostBudget")
     spec = {**document["spec"], "costPerDay": "1"}
 
     with pytest.raises(ClusterError, match="costPerDay"):
-        kubectl.apply(placed({**document, "spec": spec}), "--dry-run=server", "--validate=strict")
+        served.apply(placed({**document, "spec": spec}), "--dry-run=server", "--validate=strict")
 
 
-def test_a_new_object_is_not_taken_for_settled(kubectl: Kubectl) -> None:
+def test_a_new_object_is_not_taken_for_settled(served: Kubectl) -> None:
     document = next(it for it in documents("api_accepted.yaml") if it["kind"] == "InferenceService")
 
-    shown = kubectl.apply(placed(document), "--dry-run=server", "--output=yaml")
+    shown = served.apply(placed(document), "--dry-run=server", "--output=yaml")
 
     assert yaml.safe_load(shown)["status"]["observedGeneration"] == -1

@@ -8,12 +8,12 @@ import json
 import shutil
 import subprocess
 import sys
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, cast
 
 import yaml
+
 from isochrone_cluster.client_tools import Helm, Kubectl
 from isochrone_cluster.cluster import Cluster
 from isochrone_cluster.failures import ClusterError, run, wait_until
@@ -54,12 +54,12 @@ class Product:
 
     @property
     def kubectl(self) -> Kubectl:
-        """kubectl as the administrator."""
+        """Kubectl as the administrator."""
         return self.cluster.kubectl
 
     @property
     def helm(self) -> Helm:
-        """helm as the administrator."""
+        """Helm as the administrator."""
         return self.cluster.helm
 
     # Install and remove.
@@ -67,16 +67,10 @@ class Product:
     def install(self) -> None:
         """Install both charts, or upgrade them, and wait until the operator is ready."""
         volumes.make_class(self.kubectl)
-        charts = REPOSITORY / "charts"
-        for chart, values in (("isochrone-crds", {}), ("isochrone", self.chart_values())):
-            file = self.scratch / f"{chart}.yaml"
-            file.write_text(yaml.safe_dump(values), encoding="utf-8")
-            self.helm(
-                *("upgrade", "--install", chart, str(charts / chart)),
-                *("--namespace", SYSTEM, "--create-namespace", f"--values={file}"),
-                *("--wait", f"--timeout={INSTALL_S:.0f}s"),
-                timeout_s=INSTALL_S + 30,
-            )
+        install_crds(self.helm)
+        file = self.scratch / "values.yaml"
+        file.write_text(yaml.safe_dump(self.chart_values()), encoding="utf-8")
+        upgrade(self.helm, "isochrone", f"--values={file}")
 
     def chart_values(self) -> dict[str, object]:
         """Return the values of the chart: the images built here, and a machine of two cores."""
@@ -109,9 +103,7 @@ class Product:
         self.kubectl.apply(
             json.dumps({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
         )
-        volumes.offer(
-            self.kubectl, STORES / namespace, namespace=namespace, claim=STORE_CLAIM
-        )
+        volumes.offer(self.kubectl, STORES / namespace, namespace=namespace, claim=STORE_CLAIM)
 
     def remove_namespace(self, namespace: str) -> None:
         """Delete a namespace and wait until it is gone; its artifacts stay in their folder."""
@@ -133,7 +125,11 @@ class Product:
         make_photo_models()
         self.make_namespace(namespace)
         volumes.offer(
-            self.kubectl, PHOTO_MODELS, namespace=namespace, claim="photo-models", mode="ReadOnlyMany"
+            self.kubectl,
+            PHOTO_MODELS,
+            namespace=namespace,
+            claim="photo-models",
+            mode="ReadOnlyMany",
         )
         for node, pool in (("node-1", "cpu-small"), ("node-2", "cpu-spare")):
             self.kubectl("label", "node", node, f"example.com/pool={pool}", "--overwrite")
@@ -226,6 +222,21 @@ class Product:
         return label(self.gateway_url(objects), service)
 
 
+def install_crds(helm: Helm) -> None:
+    """Install the definitions of our kinds, or upgrade them."""
+    upgrade(helm, "isochrone-crds")
+
+
+def upgrade(helm: Helm, chart: str, *arguments: str) -> None:
+    """Install ``chart`` of this tree, or upgrade it, and wait until what it makes is ready."""
+    helm(
+        *("upgrade", "--install", chart, str(REPOSITORY / "charts" / chart)),
+        *("--namespace", SYSTEM, "--create-namespace"),
+        *("--wait", f"--timeout={INSTALL_S:.0f}s", *arguments),
+        timeout_s=INSTALL_S + 30,
+    )
+
+
 def build_images(cluster: Cluster, *, torch: bool) -> dict[str, str]:
     """Build the images of this tree, bring them to the nodes, and return the tag of each."""
     tags: dict[str, str] = {}
@@ -238,6 +249,8 @@ def build_images(cluster: Cluster, *, torch: bool) -> dict[str, str]:
             tag=f"{repository}:e2e",
             context=REPOSITORY,
             target=target,
+            # From its sources: `make test` tests the compiled hot path, which takes minutes to build.
+            build_args={"COMPILED": ""},
         )
         tags[name] = identifier.removeprefix("sha256:")[:12]
         buildah("tag", identifier, f"{repository}:{tags[name]}")
@@ -312,34 +325,21 @@ def synthetic_manifests(
             },
         },
     ]
-    for name in services:
-        objects.append(
-            {
-                "apiVersion": api,
-                "kind": "InferenceService",
-                "metadata": {"name": name, "namespace": namespace},
-                "spec": {
-                    "modelRef": {"name": "echo"},
-                    "objectives": {
-                        "latency": {"target": "500ms", "percentile": "99"},
-                        "accuracyFloor": "0",
-                    },
-                    "load": {
-                        "expectedRate": str(peak_rate / 2),
-                        "peakRate": str(peak_rate),
-                        "burst": "2",
-                    },
-                },
-            }
-        )
+    objects += [_service(namespace, name, peak_rate) for name in services]
     return tuple(objects)
+
+
+def _service(namespace: str, name: str, peak_rate: float) -> dict[str, object]:
+    load = {"expectedRate": str(peak_rate / 2), "peakRate": str(peak_rate), "burst": "2"}
+    objectives = {"latency": {"target": "500ms", "percentile": "99"}, "accuracyFloor": "0"}
+    return {
+        "apiVersion": "isochrone.dev/v1alpha1",
+        "kind": "InferenceService",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {"modelRef": {"name": "echo"}, "objectives": objectives, "load": load},
+    }
 
 
 def forget_stores() -> None:
     """Remove every artifact that earlier tests left."""
     shutil.rmtree(STORES, ignore_errors=True)
-
-
-def seconds_since(began: float) -> float:
-    """Return the seconds since ``began``, an instant of ``time.monotonic``."""
-    return time.monotonic() - began

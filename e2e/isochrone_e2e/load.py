@@ -10,6 +10,7 @@ It writes one JSON object: how many were sent, and how they ended. ``Load`` runs
 
 import argparse
 import http.client
+import itertools
 import json
 import random
 import subprocess
@@ -47,7 +48,9 @@ class Tally:
 class Load:
     """Load that runs beside a test: a context manager; ``tally`` ends it early and counts."""
 
-    def __init__(self, url: str, body: Path, *, rate: float, seconds: float, length: int = 0) -> None:
+    def __init__(
+        self, url: str, body: Path, *, rate: float, seconds: float, length: int = 0
+    ) -> None:
         self._command = [
             *(sys.executable, __file__, "--url", url, "--body", str(body)),
             *("--rate", str(rate), "--seconds", str(seconds), "--length", str(length)),
@@ -96,7 +99,7 @@ class _Run:
 
     def drive(self, rate: float, seconds: float, seed: int) -> Tally:
         """Send as a Poisson process, never waiting for replies."""
-        source = random.Random(seed)  # noqa: S311 - a schedule that can be drawn again
+        source = random.Random(seed)
         began = due = time.monotonic()
         threads: list[threading.Thread] = []
         sent = 0
@@ -147,7 +150,7 @@ class _Run:
     def _tally(self, sent: int) -> Tally:
         latencies = sorted(self._latencies) or [0.0]
         times = sorted(self._answered_at)
-        gaps = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+        gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
         return Tally(
             sent=sent,
             ends=dict(self._ends),

@@ -30,6 +30,8 @@ def offer(
 ) -> None:
     """Offer ``folder`` as the volume of ``claim`` in ``namespace``; whoever runs there may write."""
     folder.mkdir(parents=True, exist_ok=True)
+    # One of an earlier claim of that name is bound to it for good.
+    kubectl("delete", "persistentvolume", f"{namespace}-{claim}", "--ignore-not-found")
     if mode == "ReadWriteMany":
         folder.chmod(0o777)
     manifest = {

@@ -33,10 +33,11 @@ TIMEOUT_S: Final = 15.0
 PAGE_SIZE: Final = 500
 PAGES_MAX: Final = 400
 """At most 200,000 objects of one kind: far beyond what one cell's planner takes."""
-WATCH_SECONDS: Final = 240
+WATCH_SECONDS: Final = 120
 """How long the API server keeps one watch open; the next goes on where it ended."""
-WATCH_SILENCE_S: Final = 90.0
-"""Bookmarks come once a minute: a watch that is silent for longer is broken."""
+WATCH_SILENCE_S: Final = WATCH_SECONDS + 15.0
+"""A watch of what never changes is silent to its end; one that is silent beyond that is broken.
+Transports notice a peer that is gone sooner, by TCP's own probes."""
 
 MERGE_PATCH: Final = "application/merge-patch+json"
 APPLY_PATCH: Final = "application/apply-patch+yaml"

@@ -4,6 +4,7 @@ The client finds the server and keeps the credentials fresh (a kubeconfig with e
 hold, or a pod's service account); ``api`` says what is asked. Made by ``main``.
 """
 
+import asyncio
 import os
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -20,6 +21,7 @@ from isochrone_operator.errors import ServerFaultError, UnreachableError
 
 CONNECTIONS_MAX: Final = 16
 CONNECT_TIMEOUT_S: Final = 5.0
+CLOSE_S: Final = 0.25
 ANSWER_BYTES_MAX: Final = 256 * 1024 * 1024
 """More than 500 objects, each of etcd's largest, would take."""
 LINE_BYTES_MAX: Final = 8 * 1024 * 1024
@@ -63,6 +65,8 @@ class ClusterTransport:
     async def close(self) -> None:
         """Close all connections."""
         await self._client.close()
+        # A TLS connection that was closed in the middle of an answer says goodbye in the background.
+        await asyncio.sleep(CLOSE_S)
 
     async def call(self, request: Request) -> Answer:
         """Return the answer to ``request``; ``UnreachableError`` when none comes in time."""

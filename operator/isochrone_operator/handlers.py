@@ -22,7 +22,7 @@ from isochrone_operator.watched import Watched, watched
 SERVER_TIMEOUT_S: Final = 240
 CLIENT_TIMEOUT_S: Final = 270.0
 SILENCE_S: Final = 90.0
-"""Bookmarks come once a minute: a watch that is silent for longer is opened again."""
+"""A watch that is silent for longer goes on, from where it was, over another connection."""
 CONNECT_TIMEOUT_S: Final = 5.0
 REQUEST_TIMEOUT_S: Final = 60.0
 PAGE_SIZE: Final = 500

@@ -125,7 +125,7 @@ class Candidate:
 
     async def run(self) -> None:
         """Try to lead, and to stay leader, until cancelled or released."""
-        while not self._released:
+        while not self._is_released():
             before = (self._held, self._epoch, self.has_looked)
             started_ns = self.clock()
             try:
@@ -140,7 +140,7 @@ class Candidate:
                     leads=self.leads(),
                     problem=str(error) or type(error).__name__,
                 )
-            if self._held and not self._released and not self.leads():
+            if self._held and not self._is_released() and not self.leads():
                 self._lose("could not be renewed in time")
             if (self._held, self._epoch, self.has_looked) != before:
                 self.changed.set()
@@ -161,6 +161,10 @@ class Candidate:
         except (ClusterError, TimeoutError) as error:
             self.log.warning("lease_not_released", lease=self.place.name, problem=str(error))
         self._held = False
+
+    def _is_released(self) -> bool:
+        # A method, for another task sets it meanwhile.
+        return self._released
 
     async def _give_back(self, lease: Json) -> None:
         if not self._is_mine(lease):

@@ -171,7 +171,6 @@ class Loop:
         while True:
             self._beat_ns = self.clock()
             leads = self.synced and self.candidate.leads()
-            self.metrics.leads.labels(CONTROLLER).set(1 if self.candidate.leads() else 0)
             if not leads:
                 led_epoch = 0
                 self.candidate.changed.clear()

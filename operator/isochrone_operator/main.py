@@ -84,6 +84,7 @@ def assemble(
         stubborn=False,
         log=log,
     )
+    metrics.leads.labels(CONTROLLER).set_function(lambda: float(candidate.leads()))
     rate = settings.requests_per_second
     applier = Applier(
         api=api,

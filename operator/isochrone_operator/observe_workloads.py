@@ -45,9 +45,9 @@ def _trouble(found: Json) -> str:
         if text(waiting, "reason") not in _STARTING:
             ended = said(mapping(it, "lastState", "terminated"))
             return f"{text(it, 'name')}: {said(waiting)}" + (f" (last: {ended})" if ended else "")
-        ended = mapping(it, "state", "terminated")
-        if ended and integer(ended, "exitCode") != 0:
-            return f"{text(it, 'name')} ended with {integer(ended, 'exitCode')}: {said(ended)}"
+        end = mapping(it, "state", "terminated")
+        if end and integer(end, "exitCode") != 0:
+            return f"{text(it, 'name')} ended with {integer(end, 'exitCode')}: {said(end)}"
     if text(status, "phase") == PodPhase.FAILED.value:
         return said(status)
     return ""

@@ -151,7 +151,10 @@ class ExecutorLink:
         self._wire = None
         if self.is_up:
             self.is_up = False
-            self._journal.warning("executor_lost", worker=self.worker, reason=reason)
+            if self.leaving:
+                self._journal.info("executor_left", worker=self.worker, reason=reason)
+            else:
+                self._journal.warning("executor_lost", worker=self.worker, reason=reason)
             self._user.lost(self)
         else:
             self._complain(reason)

@@ -145,8 +145,8 @@ def test_executors_join_and_leave_under_load_without_a_failed_request(
             "the next one has loaded",
         )
         pod.write_cell(next_, leaving=(here,))
-        closed = pod.executors[here].wait_for("link_closed")[0]
-        assert closed["reason"] == "goodbye: this executor is leaving"
+        left = pod.gateway.wait_for("executor_left", count=round_ + 1)[-1]
+        assert (left["worker"], left["reason"]) == (here, "this executor is leaving")
         before = loader.outcomes["on_time"]
         tools.wait_until(
             lambda before=before: loader.outcomes["on_time"] > before + 20, "the next one serves"
@@ -231,8 +231,9 @@ def test_a_leader_that_stands_down_ends_what_runs_and_refuses_what_waits(
         if reply.status != 200:
             assert reply.status == 503
             assert reply.headers["x-isochrone-reason"] == "draining"
-    closed = cell.executors["w1"].wait_for("link_closed")[0]
-    assert closed["reason"] == "goodbye: this gateway leads no longer"
+    left = cell.gateway.wait_for("executor_left")[0]
+    assert left["reason"] == "this gateway leads no longer"
+    assert cell.executors["w1"].wait_for("link_closed")
     assert once(cell, tools).status == 503
     assert admitted(cell) == 0
     assert cell.metric("isochrone_requests_total", outcome="on_time") == outcomes.count("on_time")

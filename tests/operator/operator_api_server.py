@@ -71,6 +71,7 @@ class ApiServer:
     token: str = field(default_factory=lambda: secrets.token_hex(16))
     _etcd: subprocess.Popen[bytes] | None = None
     _server: subprocess.Popen[bytes] | None = None
+    _guards: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
     def url(self) -> str:
@@ -154,10 +155,21 @@ class ApiServer:
         """End both."""
         _end(self._server, signal.SIGKILL)
         _end(self._etcd, signal.SIGKILL)
+        for guard in self._guards:
+            guard.communicate(b"well\n")
 
     def _run(self, *command: str) -> subprocess.Popen[bytes]:
         with (self.folder / f"{command[0]}.log").open("ab") as log:
-            return subprocess.Popen([str(self.binary), *command], stdout=log, stderr=log)
+            child = subprocess.Popen([str(self.binary), *command], stdout=log, stderr=log)
+        # Ends the child when the tests are killed: then the pipe that it reads from ends.
+        self._guards.append(
+            subprocess.Popen(
+                ["sh", "-c", 'read -r word || kill -9 "$0"', str(child.pid)],
+                stdin=subprocess.PIPE,
+                start_new_session=True,
+            )
+        )
+        return child
 
     def _is_ready(self) -> bool:
         if self._server is not None and self._server.poll() is not None:

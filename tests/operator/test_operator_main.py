@@ -141,6 +141,7 @@ async def operators(
                     await api.delete(resources.BUDGETS, name=text(it, "metadata", "name"))
 
 
+@pytest.mark.slow
 def test_acts_and_cleans_up_and_hands_over_when_it_ends(
     api_server: ApiServer, replicas: tuple[Replica, Replica]
 ) -> None:
@@ -178,6 +179,7 @@ def test_acts_and_cleans_up_and_hands_over_when_it_ends(
     asyncio.run(run())
 
 
+@pytest.mark.slow
 def test_a_killed_leader_is_replaced(
     api_server: ApiServer, replicas: tuple[Replica, Replica]
 ) -> None:
@@ -191,6 +193,7 @@ def test_a_killed_leader_is_replaced(
     asyncio.run(run())
 
 
+@pytest.mark.slow
 def test_a_paused_leader_writes_nothing_when_it_wakes(
     api_server: ApiServer, replicas: tuple[Replica, Replica]
 ) -> None:
@@ -217,6 +220,7 @@ def test_a_paused_leader_writes_nothing_when_it_wakes(
     asyncio.run(run())
 
 
+@pytest.mark.slow
 def test_goes_on_after_the_api_server_was_away(
     api_server: ApiServer, replicas: tuple[Replica, Replica]
 ) -> None:
@@ -243,6 +247,7 @@ def test_goes_on_after_the_api_server_was_away(
     asyncio.run(run())
 
 
+@pytest.mark.slow
 def test_metrics_have_the_names_that_dashboards_know(
     api_server: ApiServer, replicas: tuple[Replica, Replica]
 ) -> None:

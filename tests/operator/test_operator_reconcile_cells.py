@@ -1,6 +1,7 @@
 """Reconcile: from objects to a cell that serves, and back to nothing."""
 
-from reconcile_world import NAMESPACE, World, model, node, pool, service, variant
+from reconcile_objects import NAMESPACE, model, node, pool, service, variant
+from reconcile_world import World
 
 from isochrone.api.servingplan import ServingPlan
 

@@ -2,7 +2,8 @@
 
 from hypothesis import given
 from hypothesis import strategies as st
-from reconcile_world import NAMESPACE, World, model, node, pool, seen, service, variant
+from reconcile_objects import NAMESPACE, model, node, pool, seen, service, variant
+from reconcile_world import World
 
 from isochrone.demand import Load, SizeShare
 from isochrone.units import MINUTE, SECOND

@@ -3,7 +3,8 @@
 from dataclasses import replace
 
 import pytest
-from reconcile_world import NAMESPACE, World, model, node, pool, read, seen, service, variant
+from reconcile_objects import NAMESPACE, model, node, pool, read, seen, service, variant
+from reconcile_world import World
 
 from isochrone.api.acceleratorpool import AcceleratorPool
 from isochrone.api.costbudget import CostBudget

@@ -140,7 +140,9 @@ class ImageStore:
         self.progress(f"importing {tag} into {', '.join(node.name for node in lacking)}")
         with scratch_folder() as scratch:
             archive = scratch / "image.tar"
-            buildah("push", identifier, f"oci-archive:{archive}:{tag}", timeout_s=PUSH_S)
+            # Uncompressed: the archive lives for as long as the import of it takes.
+            push = ("push", "--disable-compression", identifier)
+            buildah(*push, f"oci-archive:{archive}:{tag}", timeout_s=PUSH_S)
             digest = archive_digest(archive)
             for node in lacking:
                 if node.images().get(tag) != digest:

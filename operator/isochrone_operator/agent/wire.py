@@ -7,6 +7,7 @@ which API servers do not need. Token and CA are read again when they may have ch
 import asyncio
 import contextlib
 import json
+import socket
 import ssl
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
@@ -161,6 +162,7 @@ class WireTransport:
             reader, writer = await asyncio.open_connection(
                 parts.hostname, parts.port, ssl=context, limit=HEAD_BYTES_MAX
             )
+        _probe(writer.get_extra_info("socket"))
         return _Connection(reader, writer)
 
     async def _send(self, connection: _Connection, request: Request) -> None:
@@ -185,6 +187,17 @@ class WireTransport:
             self._token = self.access.token_file.read_text(encoding="ascii").strip()
             self._token_at = now
         return [f"Authorization: Bearer {self._token}"]
+
+
+def _probe(connected: socket.socket) -> None:
+    """Have TCP notice within half a minute that the peer, or the way to it, is gone."""
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (
+        (socket.TCP_KEEPIDLE, 15),
+        (socket.TCP_KEEPINTVL, 5),
+        (socket.TCP_KEEPCNT, 3),
+    ):
+        connected.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 async def _read_head(reader: asyncio.StreamReader) -> _Head:

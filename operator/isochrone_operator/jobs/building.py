@@ -120,7 +120,11 @@ def build(
         owned=owned,
         refused=refused,
         taken=tuple(name for name in expected if name in facts.written),
-        basis=_basis(request, [it for it in expected if it in facts.written], settings),
+        basis=_basis(
+            request,
+            [*(it for it in expected if it in facts.written), *(it.reason for it in refused)],
+            settings,
+        ),
         total=len(expected) + len(refused),
     )
     if refused and not expected:
@@ -234,9 +238,10 @@ def _plan(model: Model, request: BuildRequest, settings: Settings) -> JobPlan:
     )
 
 
-def _basis(request: BuildRequest, taken: Sequence[str], settings: Settings) -> str:
+def _basis(request: BuildRequest, beside: Sequence[str], settings: Settings) -> str:
+    """Return the digest of what a build's outcome depends on; ``beside`` is not in the request."""
     digest = hashlib.sha256(encode(request))
-    for part in (settings.images.runtime_torch, *taken):
+    for part in (settings.images.runtime_torch, *beside):
         digest.update(b"\0" + part.encode())
     return digest.hexdigest()[:BASIS_LENGTH]
 

@@ -89,8 +89,8 @@ def _shrunk(
 
 
 def _rounded(rate_rps: float) -> float:
-    """Return ``rate_rps`` rounded up to two digits."""
-    if rate_rps <= 0:
+    """Return ``rate_rps`` rounded up to two digits; less than one request a minute is none."""
+    if rate_rps < 1 / 60:
         return 0.0
     step = 10.0 ** (floor(log10(rate_rps)) - 1)
     return round(ceil(rate_rps / step - 1e-9) * step, 9)
