@@ -119,8 +119,11 @@ images: ## Build the container images: make images BASE=… (ENGINE=docker, TAG=
 	$(IMAGE) --tag isochrone-runtime:$(TAG) --target light --file images/runtime.Dockerfile .
 	$(IMAGE) --tag isochrone-runtime-torch:$(TAG) --target torch --file images/runtime.Dockerfile .
 
+BENCHES := bench-overhead bench-decisions bench-clockwork bench-noise bench-activation \
+  bench-tenants bench-zoo bench-workers bench-kairos
+
 .PHONY: bench
-bench: bench-overhead bench-decisions bench-clockwork bench-kairos ## Every benchmark; JSON to bench/results
+bench: $(BENCHES) ## Every benchmark; JSON to bench/results
 
 .PHONY: bench-decisions
 bench-decisions: compiled ## Requests that one process can decide on per second
@@ -129,6 +132,26 @@ bench-decisions: compiled ## Requests that one process can decide on per second
 .PHONY: bench-clockwork
 bench-clockwork: compiled ## Clockwork's section 6.1 in simulation: goodput against the objective
 	PYTHONPATH=$(COMPILED) $(BIN)/python bench/clockwork_slo.py
+
+.PHONY: bench-noise
+bench-noise: compiled ## Section 6.1 on noisy hosts, and hosts that change their speed
+	PYTHONPATH=$(COMPILED) $(BIN)/python bench/clockwork_noise.py
+
+.PHONY: bench-activation
+bench-activation: compiled ## Clockwork's section 6.2 in simulation: 3,600 models on one worker
+	PYTHONPATH=$(COMPILED) $(BIN)/python bench/clockwork_models.py activation
+
+.PHONY: bench-tenants
+bench-tenants: compiled ## Sections 6.3 and 6.4: tight objectives, beside batch tenants
+	PYTHONPATH=$(COMPILED) $(BIN)/python bench/clockwork_tenants.py
+
+.PHONY: bench-zoo
+bench-zoo: compiled ## Section 6.5: 4,026 models on 6 workers, a synthetic trace
+	PYTHONPATH=$(COMPILED) $(BIN)/python bench/clockwork_models.py zoo
+
+.PHONY: bench-workers
+bench-workers: compiled ## Section 6.6: 10 to 150 workers, and what deciding costs
+	PYTHONPATH=$(COMPILED) $(BIN)/python bench/clockwork_workers.py
 
 .PHONY: bench-kairos
 bench-kairos: compiled ## KAIROS's comparison in simulation: allowable throughput on mixed pools

@@ -21,7 +21,7 @@ from isochrone.simulation.baselines.worlds import (
 )
 from isochrone.simulation.clairvoyant import Job, capacity, least_work, on_time_bound, span
 from isochrone.simulation.driver import Decider, drive
-from isochrone.simulation.noise import Noise
+from isochrone.simulation.noise import Flip, Noise
 from isochrone.simulation.world import ClosedLoop, World
 from isochrone.trace import ActionRecord, Record, RequestRecord
 from isochrone.units import MIB, MICROSECOND, MILLISECOND, SECOND, Nanoseconds
@@ -32,7 +32,10 @@ MODELS: Final = 15
 CLIENTS: Final = 16
 RESNET50_NS: Final = {1: 2_730_000, 2: 4_050_000, 4: 5_880_000, 8: 9_930_000, 16: 17_330_000}
 LOAD_NS: Final[Nanoseconds] = 8_310_000
-WEIGHTS_BYTES: Final = 7 * 16 * MIB
+PAGE_BYTES: Final = 16 * MIB
+PAGES: Final = 1376
+"""What the published worker has for weights."""
+WEIGHTS_BYTES: Final = 7 * PAGE_BYTES
 
 PAUSE_NS: Final[Nanoseconds] = 5 * MILLISECOND
 """What a refused client waits before it asks again, if it was not told to wait longer."""
@@ -62,9 +65,16 @@ class Measured:
 
 
 def clockwork_world(
-    *, target_ns: Nanoseconds, sigma: float, duration_ns: Nanoseconds, warm_up_ns: Nanoseconds
+    *,
+    target_ns: Nanoseconds,
+    sigma: float,
+    duration_ns: Nanoseconds,
+    warm_up_ns: Nanoseconds,
+    flips: tuple[Flip, ...] = (),
 ) -> World:
     """Return the experiment for one objective, with log-normal noise of ``sigma`` on executions.
+
+    ``flips``: how the host's speed changes on top of that, which no profile knows.
 
     Profiles know the noise: their p99 is what such noise makes of the median.
     """
@@ -87,7 +97,7 @@ def clockwork_world(
         )
         for number in range(MODELS)
     )
-    noise = Noise(sigma=sigma)
+    noise = Noise(sigma=sigma, flips=flips, flips_at_ns=0)
     return World(
         plans=(table_plan(services, {POOL: 1}),),
         workers=table_workers(services, {POOL: 1}, {POOL: noise}),

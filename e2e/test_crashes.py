@@ -18,14 +18,14 @@ from isochrone_e2e.waiting import Objects
 
 NAMESPACE: Final = "crashes"
 SERVICE: Final = "steady"
-RATE: Final = 15.0
+RATE: Final = 10.0
 OPERATOR_TAKEOVER_S: Final = 20.0
 
 
 @pytest.fixture(scope="module")
 def served(product: Product) -> Iterator[Objects]:
     """Lend a service of synthetic executors, two of them on two nodes."""
-    product.apply_synthetic(NAMESPACE, services=(SERVICE,), peak_rate=30)
+    product.apply_synthetic(NAMESPACE, services=(SERVICE,), peak_rate=60)
     objects = Objects(kubectl=product.kubectl, namespace=NAMESPACE)
     objects.wait("inferenceservice", SERVICE, "Ready", timeout_s=300)
     yield objects
@@ -75,7 +75,7 @@ def test_a_killed_operator_is_replaced_and_nobody_notices(
             timeout_s=OPERATOR_TAKEOVER_S * 2,
         )
         took_s = time.monotonic() - killed
-        patch = json.dumps({"spec": {"load": {"peakRate": "31"}}})
+        patch = json.dumps({"spec": {"load": {"peakRate": "61"}}})
         served.kubectl(
             *("patch", "infsvc", SERVICE, "--namespace", NAMESPACE, "--type=merge"),
             f"--patch={patch}",

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -17,12 +17,14 @@ from isochrone.units import SECOND, Instant, Nanoseconds
 from isochrone_operator.api import Api
 from isochrone_operator.apply import Applier, NotLeadingError
 from isochrone_operator.certificates import Authority, next_step, tend_authority
+from isochrone_operator.defects import DefectError, exposed
 from isochrone_operator.errors import ClusterError
 from isochrone_operator.json_values import items, text
 from isochrone_operator.leader import Candidate, boot_clock
 from isochrone_operator.logs import Log
 from isochrone_operator.metrics import CONTROLLER, Metrics
 from isochrone_operator.observe import Observer
+from isochrone_operator.observe_values import JobEnd
 from isochrone_operator.pace import Backoffs
 from isochrone_operator.reconciliation import Reconciliation
 from isochrone_operator.relist import ONE_EVERY_S, Relister
@@ -45,6 +47,8 @@ WAKE_MIN_NS: Final = 2 * SECOND
 AUTHORITY_LOOK_NS: Final = 600 * SECOND
 STUCK_NS: Final = 300 * SECOND
 """A loop that did not come around for this long is stuck: the solver's bound is far below."""
+DEFECTS_MAX: Final = 5
+"""Looks in a row that a defect ended, after which only a new process, or another replica, may help."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -123,6 +127,8 @@ class Loop:
     reconcile: Reconcile
     clock: Callable[[], Nanoseconds] = boot_clock
     wall_clock: Callable[[], Instant] = time.time_ns
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    """How it waits after a failure."""
     synced: bool = False
     sync_problem: str = "not everything has been listed yet"
     _observer: Observer = field(default_factory=Observer)
@@ -130,6 +136,8 @@ class Loop:
     _authority_due_ns: Nanoseconds = 0
     _beat_ns: Nanoseconds = 0
     _trouble: Backoffs[str] = field(init=False)
+    _defects: int = 0
+    _defect: str = ""
 
     def __post_init__(self) -> None:
         self._beat_ns = self.clock()
@@ -139,6 +147,13 @@ class Loop:
     def is_stuck(self) -> bool:
         """Return whether the loop did not come around for longer than it may take."""
         return self.clock() - self._beat_ns > STUCK_NS
+
+    @property
+    def defect(self) -> str | None:
+        """What ended the last ``DEFECTS_MAX`` looks or more; None while there were fewer."""
+        if self._defects < DEFECTS_MAX:
+            return None
+        return f"{self._defects} looks in a row ended with a defect, the last: {self._defect}"
 
     async def run(self) -> None:
         """Keep the store complete, and act while this process leads; until cancelled."""
@@ -173,6 +188,7 @@ class Loop:
             leads = self.synced and self.candidate.leads()
             if not leads:
                 led_epoch = 0
+                self.metrics.objects.clear()
                 self.candidate.changed.clear()
                 if not (self.synced and self.candidate.leads()):
                     await self._nap(self.candidate.changed)
@@ -188,12 +204,18 @@ class Loop:
                     continue
                 next_ns = await self._look()
                 self._trouble.succeeded(CONTROLLER)
+                self._defects = 0
             except NotLeadingError:
                 self.log.warning("stopped_acting", why="the Lease is no longer held")
             except ClusterError as error:
-                self._fail(error.reason, error)
-                next_ns = self._trouble.next_ns or self.clock() + SECOND
-                await self._sleep_until(next_ns)
+                self._fail(error.retry_after_s or 0.0)
+                self.log.warning("reconcile_failed", reason=error.reason, problem=str(error))
+                await self._pause()
+                next_ns = self.clock()
+            except DefectError as error:
+                self._note_defect(error)
+                await self._pause()
+                next_ns = self.clock()
 
     async def _nap(self, event: asyncio.Event) -> None:
         """Wait for ``event``, at most a second: what else may change sets no event."""
@@ -204,6 +226,7 @@ class Loop:
     async def _take_over(self) -> None:
         """See everything before the first decision: watches may lag behind the former leader."""
         await self.relister.all()
+        self.metrics.objects.clear()
         self._authority_due_ns = 0
         self.changes.add(Urgency.NOW)
         self.log.info("acting", epoch=self.candidate.epoch)
@@ -218,14 +241,13 @@ class Loop:
         first_ns = self.changes.clear()
         await self._tend_authority()
         ends = await self.reader.read_ends(self.store.all(JOBS), self.store.all(PODS))
-        observe = self.metrics.observe_seconds.time()
-        with observe:
-            snapshot = self._observer.snapshot(
-                self.store.view(), ends, only=self.settings.watch_namespaces
-            )
+        with self.metrics.observe_seconds.time(), exposed("observe"):
+            snapshot = self._snapshot(ends)
         now = self.wall_clock()
-        with self.metrics.plan_seconds.time():
+        with self.metrics.plan_seconds.time(), exposed("reconcile"):
             wanted = await asyncio.to_thread(self.reconcile, snapshot, now, self.settings)
+        with exposed("count"):
+            self.metrics.objects.decided(snapshot, wanted)
         self._beat_ns = self.clock()
         with self.metrics.apply_seconds.time():
             outcome = await self.applier.apply(
@@ -233,12 +255,19 @@ class Loop:
             )
         if not outcome.complete:
             self.changes.add(Urgency.NOW)
+        with exposed("show"):
+            # With the statuses that were just written; what did not change is not read again.
+            self.metrics.objects.show(self._snapshot(ends), self.settings)
         ended_ns = self.clock()
         self._show(wanted, outcome.written, outcome.failed, begun_ns, ended_ns)
         since_ns = begun_ns if first_ns is None else first_ns
         self.metrics.reconcile_seconds.labels(CONTROLLER).observe((ended_ns - since_ns) / SECOND)
         self.metrics.reconciles.labels(CONTROLLER, "success").inc()
         return self._next(wanted, outcome.retry_at_ns, ended_ns, now)
+
+    def _snapshot(self, ends: Mapping[str, JobEnd]) -> Snapshot:
+        only = self.settings.watch_namespaces
+        return self._observer.snapshot(self.store.view(), ends, only=only)
 
     def _next(
         self,
@@ -303,11 +332,21 @@ class Loop:
             took_ms=(ended_ns - begun_ns) // 1_000_000,
         )
 
-    def _fail(self, reason: str, error: ClusterError) -> None:
-        self._trouble.failed(CONTROLLER, at_least_s=error.retry_after_s or 0.0)
+    def _note_defect(self, error: DefectError) -> None:
+        self._fail()
+        self._defects += 1
+        self._defect = str(error)
+        self.metrics.objects.undecided()
+        self.log.failure(
+            "defect", problem=str(error), count=self._defects, traceback=error.traceback
+        )
+
+    def _fail(self, at_least_s: float = 0.0) -> None:
+        self._trouble.failed(CONTROLLER, at_least_s=at_least_s)
         self.metrics.reconciles.labels(CONTROLLER, "error").inc()
         self.metrics.reconcile_errors.labels(CONTROLLER).inc()
-        self.log.warning("reconcile_failed", reason=reason, problem=str(error))
 
-    async def _sleep_until(self, at_ns: Nanoseconds) -> None:
-        await asyncio.sleep(max(at_ns - self.clock(), 0) / SECOND)
+    async def _pause(self) -> None:
+        """Wait as long as failures in a row ask for."""
+        at_ns = self._trouble.next_ns or self.clock() + SECOND
+        await self.sleep(max(at_ns - self.clock(), 0) / SECOND)

@@ -85,6 +85,7 @@ def assemble(
         log=log,
     )
     metrics.leads.labels(CONTROLLER).set_function(lambda: float(candidate.leads()))
+    metrics.objects.leads = candidate.leads
     rate = settings.requests_per_second
     applier = Applier(
         api=api,
@@ -190,7 +191,7 @@ async def _signals(kopf_started: asyncio.Event, stop: asyncio.Event) -> None:
 
 def _probes(loop: Loop) -> dict[str, Callable[[], Page]]:
     def stuck() -> str | None:
-        return "the loop is stuck" if loop.is_stuck else None
+        return "the loop is stuck" if loop.is_stuck else loop.defect
 
     def unready() -> str | None:
         return None if loop.synced else loop.sync_problem

@@ -11,6 +11,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
+from isochrone_operator.object_metrics import ObjectMetrics
+
 CONTROLLER: Final = "isochrone"
 _SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 40, 60)
 
@@ -37,6 +39,7 @@ class Metrics:
     failing: Gauge
     synced: Gauge
     events_dropped: Counter
+    objects: ObjectMetrics
 
     @classmethod
     def make(cls) -> Self:
@@ -87,7 +90,9 @@ class Metrics:
             events_dropped=counter(
                 "isochrone_events_dropped_total", "Kubernetes events that could not be posted."
             ),
+            objects=ObjectMetrics(),
         )
+        registry.register(made.objects)
         made.queue_depth.labels(CONTROLLER).set(0)
         made.queue_adds.labels(CONTROLLER)
         made.leads.labels(CONTROLLER).set(0)

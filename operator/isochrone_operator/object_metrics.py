@@ -7,7 +7,7 @@ nothing is counted twice. Part of ``metrics.Metrics``.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import chain, product
+from itertools import product
 from types import MappingProxyType
 from typing import Final, TypeAlias
 
@@ -15,8 +15,13 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from isochrone.api.acceleratorpool import AcceleratorPool
 from isochrone.api.convert import namespace_budgets
-from isochrone.api.resource import Resource
+from isochrone.api.costbudget import CostBudget
+from isochrone.api.inferenceservice import InferenceService
+from isochrone.api.model import Model
+from isochrone.api.modelvariant import ModelVariant
+from isochrone.api.servingplan import ServingPlan
 from isochrone.ids import Namespace
 from isochrone.plan import PlanReason
 from isochrone.units import (
@@ -56,24 +61,29 @@ JOBS: Final = "isochrone_jobs_total"
 LEFT_OUT: Final = "isochrone_object_series_left_out"
 
 _SERVICE: Final = ("namespace", "service")
-GAUGES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = MappingProxyType({
-    CONDITION: (
-        "1 for each condition of each object of isochrone.dev, as its status says.",
-        ("kind", "namespace", "name", "type", "status", "reason"),
-    ),
-    ATTAINMENT: ("Share of valid requests that were on time; absent without traffic.", _SERVICE),
-    OBJECTIVE: ("Share of valid requests that must be on time.", _SERVICE),
-    SERVICE_COST: ("Dollars per hour, planned and observed.", (*_SERVICE, "state")),
-    SERVICE_BUDGET: ("The service's own limit, in dollars per hour.", _SERVICE),
-    NAMESPACE_COST: (
-        "Dollars per hour: of the plan, and of executors that have a node.",
-        ("namespace", "state"),
-    ),
-    NAMESPACE_BUDGET: ("The lowest CostBudget, in dollars per hour.", ("namespace",)),
-    POOL_NODES: ("Nodes: ready, pending, and desired by the plan.", ("pool", "state")),
-    POOL_ACCELERATORS: ("Accelerators of ready nodes, and those held.", ("pool", "state")),
-    CERTIFICATE: ("When a certificate ends, in seconds since 1970.", ("namespace", "name")),
-})
+GAUGES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = MappingProxyType(
+    {
+        CONDITION: (
+            "1 for each condition of each object of isochrone.dev, as its status says.",
+            ("kind", "namespace", "name", "type", "status", "reason"),
+        ),
+        ATTAINMENT: (
+            "Share of valid requests that were on time; absent without traffic.",
+            _SERVICE,
+        ),
+        OBJECTIVE: ("Share of valid requests that must be on time.", _SERVICE),
+        SERVICE_COST: ("Dollars per hour, planned and observed.", (*_SERVICE, "state")),
+        SERVICE_BUDGET: ("The service's own limit, in dollars per hour.", _SERVICE),
+        NAMESPACE_COST: (
+            "Dollars per hour: of the plan, and of executors that have a node.",
+            ("namespace", "state"),
+        ),
+        NAMESPACE_BUDGET: ("The lowest CostBudget, in dollars per hour.", ("namespace",)),
+        POOL_NODES: ("Nodes: ready, pending, and desired by the plan.", ("pool", "state")),
+        POOL_ACCELERATORS: ("Accelerators of ready nodes, and those held.", ("pool", "state")),
+        CERTIFICATE: ("When a certificate ends, in seconds since 1970.", ("namespace", "name")),
+    }
+)
 """What is said of each metric, and its labels."""
 
 ACCEPTED: Final = "accepted"
@@ -110,6 +120,9 @@ class Sample:
     value: float
 
 
+_Conditioned: TypeAlias = (
+    InferenceService | ServingPlan | AcceleratorPool | CostBudget | Model | ModelVariant
+)
 Told: TypeAlias = tuple[str, str, str, str, str]
 """A result of planning, the kind, namespace and name that it is about, and what was said of it."""
 
@@ -258,13 +271,13 @@ class ObjectMetrics(Collector):
 
 def _conditions(snapshot: Snapshot) -> list[Sample]:
     """Return every condition: Stalled ones first, then by kind, namespace and name."""
-    readable: Iterable[Resource] = chain(
-        snapshot.services,
-        snapshot.plans,
-        snapshot.pools,
-        snapshot.budgets,
-        snapshot.models,
-        snapshot.variants,
+    readable: tuple[_Conditioned, ...] = (
+        *snapshot.services,
+        *snapshot.plans,
+        *snapshot.pools,
+        *snapshot.budgets,
+        *snapshot.models,
+        *snapshot.variants,
     )
     found = [
         (
@@ -276,7 +289,7 @@ def _conditions(snapshot: Snapshot) -> list[Sample]:
             one.reason[:LABEL_LENGTH_MAX],
         )
         for it in readable
-        for one in _conditions_of(it)
+        for one in it.status.conditions
     ]
     found += [
         (

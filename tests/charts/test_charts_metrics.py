@@ -32,7 +32,9 @@ PROCESS = frozenset({"process_resident_memory_bytes"})
 
 def gateway_metrics() -> set[str]:
     """Return the families that a gateway really exposes, as they are asked for."""
-    gauges = Gauges(queued=lambda: (), executors=lambda: (), plan_revision=lambda: 0)
+    gauges = Gauges(
+        queued=lambda: (), executors=lambda: (), plan_revision=lambda: 0, leads=lambda: True
+    )
     text = exposition(Metrics(), gauges).decode()
     return set(re.findall(r"^# TYPE (\S+)", text, re.MULTILINE))
 
@@ -100,6 +102,7 @@ def test_every_metric_of_the_gateway_is_looked_at() -> None:
         gateway_metrics()
         - asked()
         - {
+            "isochrone_gateway_leads",
             "isochrone_plan_changes_total",
             "isochrone_unreadable_requests_total",
         }

@@ -7,17 +7,20 @@ list scheduling, 1969, with lanes left out that are busy beyond it; exact for on
 
     now + that level + its own execution + margin
 
-The newcomer is checked, and then every batch behind it, in one pass over the batches in order of
-deadline; with one service and the newcomer last there is nothing behind, and all is O(1).
+The newcomer is checked, and then every batch behind it, as far as the group's ``line`` cannot say
+that they have time enough.
+
+Whoever opens a batch is held to what it will probably grow to by the time it begins, and so are, for
+him, all those that are still growing: otherwise a lane under load fills with batches of one, from as
+many queues as there are, and none can grow. Whoever joins a batch adds what it takes longer, and
+nothing else.
 """
 
 from bisect import bisect_right
-from math import sqrt
 
-from isochrone.scheduling.estimates import FACTOR_VARIANCE
-from isochrone.scheduling.lanes import Lane
+from isochrone.scheduling.line import Ahead, Batch, Order
 from isochrone.scheduling.outcomes import Reason
-from isochrone.scheduling.plan_view import RouteKey
+from isochrone.scheduling.picture import Picture
 from isochrone.scheduling.queues import RouteQueue
 from isochrone.scheduling.settings import Settings
 from isochrone.units import ONE_PPM, Instant, Nanoseconds
@@ -25,103 +28,19 @@ from isochrone.units import ONE_PPM, Instant, Nanoseconds
 Verdict = tuple[Reason | None, int]
 """``(None, finish estimate)``, or why not and the pause after which it is worth trying again."""
 
-Shape = tuple[int, Nanoseconds, Nanoseconds]
-"""Requests per batch, the time of such a batch, and the time of the last one, which may be smaller.
-"""
-
-
-class Picture:
-    """What admission needs to know about the lanes that one variant counts on, at one instant.
-
-    ``ready_ns`` is set by ``uneven`` where the variant is still to come: how long that may take.
-    """
-
-    __slots__ = (
-        "capacity",
-        "count",
-        "fastest",
-        "levels",
-        "now",
-        "poured",
-        "rates",
-        "ready_ns",
-        "settings",
-        "sigma",
-        "slowest",
-        "squares",
-    )
-
-    def __init__(self, holders: list[Lane], now: Instant, settings: Settings) -> None:
-        self.now = now
-        self.settings = settings
-        self.count = len(holders)
-        self.ready_ns = 0
-        self.capacity = 0.0
-        """Profile nanoseconds of work done per nanosecond, by all lanes together."""
-        self.fastest = self.slowest = self.sigma = 0.0
-        lanes: list[tuple[int, float, float]] = []
-        for lane in holders:
-            speed = lane.speed
-            factor, sigma = speed.factor_at(now), speed.sigma_at(now)
-            self.capacity += 1.0 / factor
-            self.slowest = max(self.slowest, factor)
-            if not self.fastest or factor < self.fastest:
-                self.fastest = factor
-            self.sigma = max(self.sigma, sigma)
-            lanes.append((lane.residual_ns(now), 1.0 / factor, lane.squares))
-        lanes.sort()
-        self.levels: list[int] = []
-        """When each lane is free, from now, ascending."""
-        self.poured: list[float] = []
-        """The work that fills the lanes before it up to that level."""
-        self.rates: list[float] = []
-        """What it and the lanes before it get done per nanosecond."""
-        self.squares: list[float] = []
-        """The squared times under way on it and the lanes before it."""
-        poured = rate = squares = 0.0
-        for level, speed_of_lane, squares_of_lane in lanes:
-            if self.levels:
-                poured += (level - self.levels[-1]) * rate
-            rate += speed_of_lane
-            squares += squares_of_lane
-            self.levels.append(level)
-            self.poured.append(poured)
-            self.rates.append(rate)
-            self.squares.append(squares)
-
-    def start_ns(self, ahead_ns: float) -> float:
-        """In what time a batch begins behind ``ahead_ns`` of queued work, at the latest."""
-        last = bisect_right(self.poured, ahead_ns) - 1 if self.count > 1 else 0
-        return self.levels[last] + (ahead_ns - self.poured[last]) / self.rates[last]
-
-    def finish(self, ahead_ns: float, ahead_squares: float, own_ns: float) -> float:
-        """When a batch of ``own_ns`` ends behind ``ahead_ns`` of queued work, margin included."""
-        own = own_ns * self.slowest
-        last = bisect_right(self.poured, ahead_ns) - 1 if self.count > 1 else 0
-        total = self.levels[last] + (ahead_ns - self.poured[last]) / self.rates[last] + own
-        lanes = last + 1
-        variance = (
-            (self.squares[last] + ahead_squares * self.slowest * self.slowest) / (lanes * lanes)
-            + own * own
-            + FACTOR_VARIANCE * total * total
-        )
-        return self.now + total + self.settings.margin_z * self.sigma * sqrt(variance)
+TURNS = 2
+"""Queues whose growth is estimated anew for each request that asks."""
 
 
 def judge(queue: RouteQueue, rows: int, aim: Instant, now: Instant, settings: Settings) -> Verdict:
     """Return whether a request of ``rows`` with ``aim`` may join ``queue``, which has holders."""
-    picture = Picture(queue.holders, now, settings)
+    picture = queue.group.picture_of(queue, now, settings)
     refusal = precheck(queue, rows, aim, picture)
     if refusal is not None:
         return refusal
-    pressed = now < queue.group.shares.pressed_until
-    others = len(queue.group.waiting) - (1 if queue.aims else 0)
-    if not others and (not queue.aims or queue.aims[-1] <= aim):
-        finish, late = _append(queue, rows, aim, picture)
-    elif others and not pressed and _opens(queue, rows, aim):
-        finish, late = _open(queue, aim, picture)
-    else:
-        finish, late = _merge(queue, rows, aim, picture)
+    if len(queue.group.waiting) > 1:
+        _take_turns(queue, picture)
+    finish, late = _place(queue, rows, aim, picture)
     if late > 0:
         return Reason.OVERLOAD, max(settings.retry_after_min_ns, int(late))
     return None, int(finish)
@@ -133,7 +52,7 @@ def precheck(queue: RouteQueue, rows: int, aim: Instant, picture: Picture) -> Ve
     if len(queue.requests) >= settings.queue_max:
         return Reason.QUEUE_FULL, max(settings.retry_after_min_ns, queue.costs.full_ns)
     alone = queue.costs.cover_ns[rows] * picture.fastest
-    if now + alone * (1 + settings.margin_z * picture.sigma) > aim:
+    if now + alone * (1 + picture.margin) > aim:
         return Reason.IMPOSSIBLE_DEADLINE, 0
     shares = queue.group.shares
     fills_first = queue.rows + rows <= queue.costs.full
@@ -159,175 +78,132 @@ def probes(queue: RouteQueue, rows: int, aim: Instant, now: Instant, settings: S
     )
 
 
-def _append(queue: RouteQueue, rows: int, aim: Instant, picture: Picture) -> tuple[float, float]:
-    """Return when a newcomer at the end of the only queue ends, and by how much that is late."""
-    costs = queue.costs
-    if rows > 1 or queue.rows_max > 1:
-        own = costs.cover_ns[rows]
-        total = queue.backlog_ns(queue.rows + rows, max(rows, queue.rows_max), queue.solo_ns + own)
-        ahead = max(0, total - own)
-        finish = picture.finish(ahead, float(ahead) * costs.full_ns, own)
-        return finish, finish - aim
-    batches, before = divmod(queue.rows, costs.full)
-    ahead = batches * costs.full_ns
-    first_aim = queue.aims[-before] if before else aim
-    return join_batch(queue, (ahead, float(ahead) * costs.full_ns), before, first_aim, picture)
+def _place(queue: RouteQueue, rows: int, aim: Instant, picture: Picture) -> tuple[float, float]:
+    """Return when the newcomer ends, and by how much it, or else anyone behind it, would be late.
+
+    Batches are cut as dispatch would cut them, from the head of each queue.
+    """
+    group = queue.group
+    line = group.line
+    trusted = group.sees_all(queue)
+    # 1. Its own batch, whose place in the line is that of its first request.
+    place = bisect_right(queue.aims, aim)
+    count = len(queue.aims) + 1
+    step, batch_ns, last_ns = queue.shape(rows, 1)
+    first = place // step * step
+    number = first // step
+    own: Batch | None = queue.batches[number] if number < len(queue.batches) else None
+    order: Order = (aim, queue.key, queue.serial + 1)
+    if own is not None and own.order < order:
+        order = own.order
+    if place < count - 1 or rows > 1 or queue.rows_max > 1:
+        return _place_amid(queue, aim, order, (first, step, batch_ns, last_ns), picture)
+    ahead = line.ahead(order)
+    # 2. It joins a batch …
+    if own is not None:
+        finish = picture.finish(ahead.work, ahead.squares, last_ns)
+        late = finish - order[0]
+        if late <= 0 and last_ns > own.length_ns:
+            late = line.first_late(
+                order, ahead, last_ns, own, picture, grown=False, trusted=trusted
+            )
+        return finish, late
+    # 3. … or opens one; strict shares see to it that nobody is crowded out.
+    grown = picture.now >= group.shares.pressed_until
+    work, own_ns = ahead.work, float(last_ns)
+    if grown:
+        work += ahead.extra
+        own_ns = float(grown_ns(queue, 1, work, picture))
+    finish = picture.finish(work, ahead.squares, own_ns)
+    late = finish - aim
+    if late <= 0:
+        late = line.first_late(order, ahead, own_ns, None, picture, grown=grown, trusted=trusted)
+    return finish, late
 
 
-def join_batch(
+def _place_amid(
     queue: RouteQueue,
-    ahead: tuple[float, float],
-    before: int,
-    first_aim: Instant,
+    aim: Instant,
+    order: Order,
+    shape: tuple[int, int, Nanoseconds, Nanoseconds],
     picture: Picture,
 ) -> tuple[float, float]:
-    """Return when a newcomer ends in a batch that ``before`` others are in, and how late that is.
+    """Do the same for one that comes amid its queue, or a queue of requests of several rows.
 
-    The batch is taken as full, and held against the aim of its first request: whoever starts a
-    batch must be able to bear that it fills up, or it would either be late or keep the batch
-    small, and the lane slow. Only where that is not to be had, a batch that has begun to form, or
-    that nobody waits before, is taken as it is.
+    ``shape`` is the first request of its own batch, and the shape that the queue will have.
     """
-    costs = queue.costs
-    finish = picture.finish(*ahead, costs.full_ns)
-    if finish > first_aim and (before or not queue.aims):
-        finish = picture.finish(*ahead, costs.tail_ns[before + 1])
-    return finish, finish - first_aim
-
-
-def _opens(queue: RouteQueue, rows: int, aim: Instant) -> bool:
-    """Whether a request of ``rows`` would begin a new batch, behind all full ones of its queue."""
-    if rows > 1 or queue.rows_max > 1 or len(queue.aims) % queue.costs.full:
-        return False
-    return not queue.aims or queue.aims[-1] <= aim
-
-
-def _open(queue: RouteQueue, aim: Instant, picture: Picture) -> tuple[float, float]:
-    """Return when a newcomer that begins a batch ends, and by how much anyone would be late then.
-
-    Each batch counts with those who will probably have joined it by the time it begins, the
-    newcomer's too. Otherwise a lane under load fills with batches of one, from as many queues as
-    there are, and none can grow.
-    """
-    batches: list[tuple[Instant, RouteKey, int, RouteQueue, Shape]] = [
-        (aim, queue.key, len(queue.aims), queue, shape_of(queue, 0, 0))
-    ]
-    for other in queue.group.waiting.values():
-        shape = shape_of(other, 0, 0)
-        batches += [
-            (other.aims[start], other.key, start, other, shape)
-            for start in range(0, len(other.aims), shape[0])
-        ]
-    batches.sort()
-    ahead = squares = finish = 0.0
-    for batch_aim, _, start, other, shape in batches:
-        length = float(_grown_ns(other, start, shape, ahead, picture))
-        ends = picture.finish(ahead, squares, length)
-        if other is queue and start == len(queue.aims):
-            finish = ends
+    first, step, batch_ns, last_ns = shape
+    line = queue.group.line
+    count = len(queue.aims) + 1
+    ahead = line.ahead(order)
+    # 1. What is ahead in its own queue may be cut anew.
+    work = ahead.work
+    for batch in queue.batches[: first // step]:
+        work += batch_ns - batch.length_ns
+    own_ns = batch_ns if first + step < count else last_ns
+    finish = picture.finish(work, ahead.squares, own_ns)
+    first_aim = min(aim, order[0])
+    if finish > first_aim:
+        return finish, finish - first_aim
+    # 2. Those behind in its own queue: all have moved up by one.
+    place = first + step
+    behind = work + own_ns
+    while place < count:
+        length = batch_ns if place + step < count else last_ns
+        batch_aim = queue.aims[place - 1]
+        others = line.ahead((batch_aim, queue.key, 0))
+        known = line.ahead(order)
+        between = others.work - known.work
+        own_between = sum(
+            float(batch.length_ns)
+            for batch in queue.batches
+            if order <= batch.order < (batch_aim, queue.key, 0)
+        )
+        ends = picture.finish(behind + max(0.0, between - own_between), others.squares, length)
         if ends > batch_aim:
             return finish, ends - batch_aim
-        ahead += length
-        squares += length * length
-    return finish, 0.0
+        behind += length
+        place += step
+    # 3. Those behind in other queues have all that is more before them.
+    more = work + own_ns - ahead.work
+    grown = sum(batch.length_ns for batch in queue.batches[first // step :])
+    after = -(-(count - first) // step)
+    more += (after - 1) * batch_ns + last_ns - own_ns - grown if after > 1 else -grown
+    trusted = queue.group.sees_all(queue)
+    late = line.first_late(
+        order, ahead, max(0.0, more), None, picture, grown=False, trusted=trusted
+    )
+    return finish, late
 
 
-def _grown_ns(
-    queue: RouteQueue, start: int, shape: Shape, ahead_ns: float, picture: Picture
-) -> Nanoseconds:
-    """Return how long the batch of ``queue`` from place ``start`` on will probably take.
-
-    The last batch of a queue grows until it is full, or begins, behind ``ahead_ns`` of work.
-    """
-    step, batch_ns, last_ns = shape
-    if start + step < len(queue.aims):
-        return batch_ns
-    if queue.rows_max > 1:
-        return last_ns
+def grown_ns(queue: RouteQueue, size: int, ahead_ns: float, picture: Picture) -> Nanoseconds:
+    """Return how long a batch of ``size`` will probably take when it begins behind ``ahead_ns``."""
     costs = queue.costs
-    count = max(1, len(queue.aims) - start)
-    size = count + queue.expected(picture.now, picture.start_ns(ahead_ns))
+    size += queue.expected(picture.now, picture.start_ns(ahead_ns))
     return costs.tail_ns[min(costs.full, size)]
 
 
-def _merge(queue: RouteQueue, rows: int, aim: Instant, picture: Picture) -> tuple[float, float]:
-    """Return when the newcomer ends, and by how much it, or else anyone behind it, would be late.
+def note_growth(queue: RouteQueue, picture: Picture) -> None:
+    """Estimate anew what the last batch of ``queue`` will grow to."""
+    last = queue.batches[-1]
+    extra_ns = 0
+    if queue.rows_max == 1:
+        ahead: Ahead = queue.group.line.ahead(last.order)
+        size = len(queue.aims) - (len(queue.batches) - 1) * queue.costs.full
+        extra_ns = grown_ns(queue, size, ahead.work + ahead.extra, picture) - last.length_ns
+    queue.group.line.expect(last, max(0, extra_ns))
 
-    Batches are cut as dispatch would cut them, from the head of each queue, so that what is ahead
-    of an instant is rounded up to whole batches.
-    """
-    # 1. Its own batch, whose place in the order is that of its first request.
-    place = bisect_right(queue.aims, aim)
-    count = len(queue.aims) + 1
-    step, batch_ns, last_ns = shape_of(queue, rows, 1)
-    first = place // step * step
-    first_aim = aim if first == place else queue.aims[first]
-    # 2. What is ahead, in its own queue and in the others.
-    ahead_ns = float(first // step * batch_ns)
-    ahead_squares = ahead_ns * batch_ns
-    cuts: list[tuple[RouteQueue, int, Shape]] = []
-    for other in queue.group.waiting.values():
-        if other is queue:
-            continue
-        cut = bisect_right(other.aims, first_aim)
-        shape = shape_of(other, 0, 0)
-        begin = -(-cut // shape[0]) * shape[0]
-        if begin >= len(other.aims):
-            ahead_ns += other.work_ns
-            ahead_squares += float(other.work_ns) * other.costs.full_ns
+
+def _take_turns(queue: RouteQueue, picture: Picture) -> None:
+    """Estimate anew the growth of a few queues: what they were expected to grow by may not come."""
+    turns = queue.group.turns
+    for _ in range(min(TURNS, len(turns))):
+        other = turns.popleft()
+        if other.requests:
+            note_growth(other, picture)
+            turns.append(other)
         else:
-            whole_ns = float(begin // shape[0] * shape[1])
-            ahead_ns += whole_ns
-            ahead_squares += whole_ns * shape[1]
-            cuts.append((other, begin, shape))
-    own_ns = batch_ns if first + step < count else last_ns
-    if rows == 1 and queue.rows_max == 1 and first + step >= count:
-        ahead = (ahead_ns, ahead_squares)
-        finish, late = join_batch(queue, ahead, count - 1 - first, first_aim, picture)
-    else:
-        finish = picture.finish(ahead_ns, ahead_squares, own_ns)
-        late = finish - first_aim
-    if late > 0:
-        return finish, late
-    # 3. Every batch behind, in order of aim. (In its own queue all have moved up by one.)
-    behind = [
-        (other.aims[start], shape[1] if start + shape[0] < len(other.aims) else shape[2])
-        for other, begin, shape in cuts
-        for start in range(begin, len(other.aims), shape[0])
-    ]
-    behind += [
-        (queue.aims[start - 1], batch_ns if start + step < count else last_ns)
-        for start in range(first + step, count, step)
-    ]
-    behind.sort()
-    ahead_ns += own_ns
-    ahead_squares += float(own_ns) * own_ns
-    for batch_aim, length in behind:
-        late = picture.finish(ahead_ns, ahead_squares, length) - batch_aim
-        if late > 0:
-            return finish, late
-        ahead_ns += length
-        ahead_squares += float(length) * length
-    return finish, 0.0
-
-
-def shape_of(queue: RouteQueue, rows: int, more: int) -> Shape:
-    """Return the shape of the backlog of ``queue`` with ``more`` requests of ``rows`` in all.
-
-    With requests of several rows, batches are taken as equal: their mean rows decide, and their
-    whole cost is the queue's.
-    """
-    costs = queue.costs
-    count = len(queue.aims) + more
-    if rows <= 1 and queue.rows_max == 1:
-        rest = count % costs.full
-        return costs.full, costs.full_ns, costs.tail_ns[rest] if rest else costs.full_ns
-    total_rows = queue.rows + rows
-    solo = queue.solo_ns + (costs.cover_ns[rows] if rows else 0)
-    total = queue.backlog_ns(total_rows, max(queue.rows_max, rows), solo)
-    step = max(1, costs.full * count // total_rows)
-    each = -(-total // -(-count // step))
-    return step, each, each
+            other.takes_turns = False
 
 
 def _excess_of_share(queue: RouteQueue, rows: int, aim: Instant, picture: Picture) -> float:
@@ -339,10 +215,11 @@ def _excess_of_share(queue: RouteQueue, rows: int, aim: Instant, picture: Pictur
     claim = queue.claim
     now = picture.now
     under_way = 0
-    for lane in queue.group.lanes:
-        for place, execution in enumerate(lane.executions):
-            if execution.queue.claim is claim:
-                under_way += execution.expected_ns if place else max(0, lane.head_end - now)
+    for execution in claim.under_way.values():
+        lane = execution.lane
+        if lane.group is queue.group:
+            begun = lane.executions[0] is execution
+            under_way += max(0, lane.head_end - now) if begun else execution.expected_ns
     own = sum(other.work_ns for other in claim.queues)
     if not own and not under_way:
         return 0.0

@@ -7,7 +7,7 @@ request can be on time there; this module knows which routes to ask, and which a
 from typing import Final
 
 from isochrone.scheduling.actions import Action, Reply
-from isochrone.scheduling.admission import judge, probes
+from isochrone.scheduling.admission import judge, note_growth, probes
 from isochrone.scheduling.cell import Cell
 from isochrone.scheduling.endings import enqueue
 from isochrone.scheduling.events import RequestArrived
@@ -90,6 +90,12 @@ def admit(
     )
     cell.requests[event.request] = request
     enqueue(request, chosen)
+    if not chosen.group.crowded and chosen.holders:
+        if len(chosen.group.waiting) > 1:
+            note_growth(chosen, chosen.group.picture_of(chosen, now, cell.settings))
+        if not chosen.takes_turns:
+            chosen.takes_turns = True
+            chosen.group.turns.append(chosen)
     return chosen.group.alone
 
 

@@ -10,86 +10,101 @@ from isochrone.scheduling.actions import Action, Infer
 from isochrone.scheduling.batching.strategy import cut
 from isochrone.scheduling.cell import Cell
 from isochrone.scheduling.endings import end_queued
-from isochrone.scheduling.groups import NEVER, WorkerGroup
+from isochrone.scheduling.groups import WorkerGroup
 from isochrone.scheduling.lanes import Execution, Lane
-from isochrone.scheduling.queues import RouteQueue
+from isochrone.scheduling.queues import NEVER, RouteQueue
 from isochrone.scheduling.requests import Request, RequestState
-from isochrone.units import Instant
+from isochrone.units import Instant, Nanoseconds
 
 
 def fill_lanes(cell: Cell, group: WorkerGroup, now: Instant, actions: list[Action]) -> None:
     """Send what may be sent now, and note when the next batch may be."""
-    idle_handed = _without_work(group) if group.crowded else []
+    runnable = _runnable(group) if group.crowded else -1
+    ahead_ns = _ahead_ns(cell, group.tightest_ns, cell.settings.dispatch_ahead_share)
+    handed: list[Lane] = []
+    """Lanes with room and nothing to run."""
     while group.waiting:
-        lane = _next_lane(cell, group, now, idle_handed)
+        lane = group.take_lane(now, ahead_ns)
         if lane is None:
-            return
-        found = _next_queue(group, lane)
+            if not handed:
+                group.closed_until = group.dispatch_at
+            break
+        found = _next_queue(group, lane) if lane.bit & runnable else None
         if found is None:
-            idle_handed.append(lane)
+            handed.append(lane)
             continue
         queue, head = found
         start = now + lane.residual_ns(now)
         factor = lane.speed.factor_at(now)
         size, count = cut(queue, head, start, factor)
+        wait = _room_to_grow(cell, lane, queue, count, start, now)
+        if size and wait > now:
+            handed.append(lane)
+            group.dispatch_at = wait
+            break
         if size:
             _send(cell, lane, queue, (size, count, start, factor), now, actions)
         elif _can_wait(group, queue, head, now):
             # Another lane may be free in time, though this one is not.
-            idle_handed.append(lane)
+            handed.append(lane)
         else:
+            group.offer_lane(lane)
             end_queued(cell, head, actions)
-    group.dispatch_at = NEVER
+    for lane in handed:
+        group.offer_lane(lane)
+    if not group.waiting:
+        group.dispatch_at = NEVER
 
 
-def _without_work(group: WorkerGroup) -> list[Lane]:
-    """Return the lanes that hold nothing that anybody waits for."""
+def _room_to_grow(
+    cell: Cell, lane: Lane, queue: RouteQueue, count: int, start: Instant, now: Instant
+) -> Instant:
+    """Return until when a batch of ``count`` should go on growing instead of being sent.
+
+    Only on a busy lane, so that it costs no time; and only if somebody is expected to join.
+    """
+    costs = queue.costs
+    if not lane.executions or count >= costs.full or queue.rows_max > 1:
+        return now
+    ahead_ns = _ahead_ns(cell, costs.target_ns, cell.settings.growing_ahead_share)
+    if start - ahead_ns <= now or not queue.expected(now, float(start - now)):
+        return now
+    return start - ahead_ns
+
+
+def _ahead_ns(cell: Cell, target_ns: Nanoseconds, share: float) -> Nanoseconds:
+    """Return how long before a lane is free its next batch is sent, where ``target_ns`` is at stake."""
+    settings = cell.settings
+    least_ns = min(settings.dispatch_ahead_ns, settings.dispatch_ahead_min_ns)
+    return max(least_ns, min(settings.dispatch_ahead_ns, int(target_ns * share)))
+
+
+def _runnable(group: WorkerGroup) -> int:
+    """Return the lanes, by bit, that hold something that somebody waits for."""
     runnable = 0
     for queue in group.waiting.values():
         if queue.holders:
             runnable |= queue.home
-    return [lane for lane in group.lanes if not lane.bit & runnable]
-
-
-def _next_lane(
-    cell: Cell, group: WorkerGroup, now: Instant, idle_handed: list[Lane]
-) -> Lane | None:
-    """Return the open lane that is free first; note when a busy one will open."""
-    best: Lane | None = None
-    best_free = NEVER
-    group.dispatch_at = NEVER
-    outstanding_max = cell.settings.outstanding_max
-    for lane in group.lanes:
-        count = len(lane.executions)
-        if count >= outstanding_max or lane.stuck or lane in idle_handed:
-            continue
-        free = now
-        if count:
-            free += lane.residual_ns(now)
-            opens = free - cell.settings.dispatch_ahead_ns
-            if opens > now:
-                group.dispatch_at = min(group.dispatch_at, opens)
-                continue
-        if free < best_free:
-            best, best_free = lane, free
-    return best
+    return runnable
 
 
 def _next_queue(group: WorkerGroup, lane: Lane) -> tuple[RouteQueue, Request] | None:
     """Return the queue whose first ready request has the earliest aim, and that request."""
     best: tuple[RouteQueue, Request] | None = None
     best_order: tuple[int, int, tuple[str, str, str]] | None = None
-    for queue in group.waiting.values():
-        if lane not in queue.holders:
-            continue
-        head = queue.head()
-        if head is None:
-            continue
-        if len(group.waiting) == 1:
-            return queue, head
-        order = (head.aim, head.aim - queue.costs.full_ns, queue.key)
-        if best_order is None or order < best_order:
-            best, best_order = (queue, head), order
+    for block in group.line.blocks:
+        for batch in block.batches:
+            if best_order is not None and batch.aim > best_order[0]:
+                return best
+            queue = batch.queue
+            if batch is not queue.batches[0] or not queue.holders or not queue.home & lane.bit:
+                continue
+            head = queue.head()
+            if head is None:
+                continue
+            order = (head.aim, head.aim - queue.costs.full_ns, queue.key)
+            if best_order is None or order < best_order:
+                best, best_order = (queue, head), order
     return best
 
 
@@ -140,7 +155,7 @@ def _send(
         lane.touch(queue.route.variant.id)
     group = queue.group
     timeout_at = lane.head_end + cell.settings.action_timeout_ns
-    group.expire_at = min(group.expire_at, timeout_at)
+    group.expect_by(timeout_at)
     actions.append(
         Infer(
             action=action,

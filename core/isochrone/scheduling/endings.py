@@ -70,6 +70,7 @@ def give_back(
     enqueue(request, queue)
     # Its group may be another than the one whose beat this is.
     queue.group.dispatch_at = now
+    queue.group.note_wake()
     if not queue.holders:
         queue.group.unsettled = True
 
@@ -81,8 +82,8 @@ def enqueue(request: Request, queue: RouteQueue) -> None:
     group = queue.group
     factor = queue.holders[0].speed.factor if queue.holders else 1.0
     latest = queue.latest_start(request, factor)
-    if latest < group.expire_at:
-        group.expire_at = latest + 1
+    group.expect_head(queue, latest + 1)
+    group.note_wake()
 
 
 def other_queue(cell: Cell, request: Request) -> RouteQueue | None:

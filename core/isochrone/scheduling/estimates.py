@@ -6,7 +6,8 @@ once. Fed by ``lanes`` with each completion; read by admission and dispatch.
 The estimate of an execution is profile median × ``factor``; the margin over several executions is
 z·σ·√(Σ t² + v·(Σ t)²). The first sum is n·t² for n equal ones, whose errors are their own; the
 second is the error of the factor, which they share: without it a long backlog is admitted whenever
-the factor happens to be too low, and is late as a whole. The factor rises after two slow completions of
+the factor happens to be too low, and is late as a whole. z lies between two bounds: as many σ as the
+largest error of late. The factor rises after two slow completions of
 three, and falls after five fast ones of nine. σ is an upper semi-deviation: only executions slower
 than predicted make anybody late.
 """
@@ -34,6 +35,8 @@ class SpeedEstimate:
     """Speed factor (observed time over profile median) and its relative error, of one worker."""
 
     __slots__ = (
+        "_margin",
+        "_peak",
         "_ratios",
         "_seed_square",
         "_settings",
@@ -53,6 +56,9 @@ class SpeedEstimate:
         """The last ones, at most ``LONG_WINDOW``: so few that a list beats a deque."""
         self._squares: deque[float] = deque([self._seed_square] * settings.residual_seed)
         self._squares_sum = sum(self._squares)
+        self._peak = settings.margin_z * sigma
+        """The largest error of late, fading with each completion."""
+        self._margin = self._peak
         self.factor = 1.0
         self.sigma = sigma
         self.idle_since: Instant | None = now
@@ -72,6 +78,13 @@ class SpeedEstimate:
         seed = sqrt(2 * self._seed_square)
         return seed + (self.sigma - seed) * self._remaining(now, self.idle_since)
 
+    def margin_at(self, now: Instant) -> float:
+        """Return z·σ: what one execution may take longer than predicted, relative to that."""
+        if self.idle_since is None:
+            return self._margin
+        seed = self._settings.margin_z * sqrt(2 * self._seed_square)
+        return seed + (self._margin - seed) * self._remaining(now, self.idle_since)
+
     def begin_work(self, now: Instant) -> None:
         """Note that the worker has something to run: what idleness has forgotten stays forgotten."""
         if self.idle_since is None:
@@ -86,6 +99,8 @@ class SpeedEstimate:
             for index, square in enumerate(self._squares):
                 self._squares[index] = seed + (square - seed) * remaining
             self._squares_sum = sum(self._squares)
+            seed_peak = self._settings.margin_z * sqrt(2 * seed)
+            self._peak = seed_peak + (self._peak - seed_peak) * remaining
             self._refresh()
 
     def end_work(self, now: Instant) -> None:
@@ -96,6 +111,7 @@ class SpeedEstimate:
         """Learn from a completion that took ``ratio`` medians where ``predicted`` was expected."""
         error = min(max(ratio / predicted - 1.0, 0.0), self._settings.residual_max)
         square = error * error
+        self._peak = max(error, self._peak * (1 - 1 / self._settings.peak_memory))
         self._ratios.append(ratio)
         if len(self._ratios) > LONG_WINDOW:
             del self._ratios[0]
@@ -114,6 +130,9 @@ class SpeedEstimate:
         # Rounding may leave a running sum a hair below zero.
         total = self._squares_sum
         self.sigma = sqrt(2 * total / len(self._squares)) if total > 0 else 0.0
+        most = self._settings.margin_z * self.sigma
+        least = min(most, self._settings.margin_z_min * self.sigma)
+        self._margin = min(most, max(least, self._peak))
 
     def _remaining(self, now: Instant, since: Instant) -> float:
         return exp2((since - now) / self._settings.half_life_ns)

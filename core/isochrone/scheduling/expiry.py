@@ -6,8 +6,9 @@ Called by ``scheduler`` at each beat of a group; does nothing before the group's
 from isochrone.scheduling.actions import Action
 from isochrone.scheduling.cell import Cell
 from isochrone.scheduling.endings import end_queued
-from isochrone.scheduling.groups import NEVER, WorkerGroup
+from isochrone.scheduling.groups import WorkerGroup
 from isochrone.scheduling.lanes import Lane
+from isochrone.scheduling.queues import NEVER, RouteQueue
 from isochrone.scheduling.topology import abandon
 from isochrone.units import Instant
 
@@ -16,27 +17,39 @@ def expire(cell: Cell, group: WorkerGroup, now: Instant, actions: list[Action]) 
     """Act on everything in ``group`` whose time is up, and note when the next thing's will be."""
     if now < group.expire_at:
         return
+    if now >= group.due_at:
+        _look_at_lanes(cell, group, now, actions)
+    while (queue := group.take_expired(now)) is not None:
+        factor = _fastest(cell, queue, now)
+        while queue.requests:
+            latest = queue.latest_start(queue.requests[0], factor)
+            if now <= latest:
+                group.expect_head(queue, latest + 1)
+                break
+            end_queued(cell, queue.requests[0], actions)
+
+
+def _look_at_lanes(cell: Cell, group: WorkerGroup, now: Instant, actions: list[Action]) -> None:
+    """Give up on the lanes whose answer is overdue, and note when the next one's will be."""
     for lane in tuple(group.lanes):
         if _answer_due(cell, lane) <= now:
             lane.stuck = True
             abandon(cell, lane, now, actions)
-    expire_at = NEVER
+    group.due_at = NEVER
     for lane in group.lanes:
-        expire_at = min(expire_at, _answer_due(cell, lane))
+        group.due_at = min(group.due_at, _answer_due(cell, lane))
         for retry in lane.retries.values():
             if retry.at > now:
-                expire_at = min(expire_at, retry.at)
+                group.due_at = min(group.due_at, retry.at)
             else:
                 group.unsettled = True
-    for queue in tuple(group.waiting.values()):
-        factor = min((lane.speed.factor_at(now) for lane in queue.holders), default=1.0)
-        while queue.requests:
-            latest = queue.latest_start(queue.requests[0], factor)
-            if now <= latest:
-                expire_at = min(expire_at, latest + 1)
-                break
-            end_queued(cell, queue.requests[0], actions)
-    group.expire_at = expire_at
+
+
+def _fastest(cell: Cell, queue: RouteQueue, now: Instant) -> float:
+    """Return the speed factor of the fastest lane that ``queue`` counts on."""
+    if not queue.holders:
+        return 1.0
+    return queue.group.picture_of(queue, now, cell.settings).fastest
 
 
 def _answer_due(cell: Cell, lane: Lane) -> Instant:

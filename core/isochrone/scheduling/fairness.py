@@ -18,10 +18,11 @@ One ``Shares`` per group; asked by ``admission``, told by ``arrival`` and ``disp
 from math import exp2
 from typing import TYPE_CHECKING, Final
 
-from isochrone.ids import ServiceId
+from isochrone.ids import ActionId, ServiceId
 from isochrone.units import ONE_PPM, Instant, Nanoseconds, PartsPerMillion
 
 if TYPE_CHECKING:
+    from isochrone.scheduling.lanes import Execution
     from isochrone.scheduling.queues import RouteQueue
 
 
@@ -51,12 +52,15 @@ class Claim:
         "queues",
         "service",
         "share_ppm",
+        "under_way",
     )
 
     def __init__(self, service: ServiceId) -> None:
         self.service = service
         self.queues: list[RouteQueue] = []
         """The service's queues before the group's workers."""
+        self.under_way: dict[ActionId, Execution] = {}
+        """Its executions, also those on workers that the group has lost meanwhile."""
         self.share_ppm: PartsPerMillion = ONE_PPM
         self.active = False
         self.active_since: Instant = 0

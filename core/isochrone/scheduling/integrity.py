@@ -6,7 +6,7 @@ Called by ``Scheduler.check_integrity``. A violation is a defect of ours: an ``A
 from isochrone.scheduling.cell import Cell
 from isochrone.scheduling.groups import WorkerGroup, lane_awaits, lane_holds
 from isochrone.scheduling.lanes import Execution, Lane, Transfer
-from isochrone.scheduling.queues import RouteQueue
+from isochrone.scheduling.queues import NEVER, RouteQueue
 from isochrone.scheduling.requests import RequestState
 
 WAITING = (RequestState.RECEIVING, RequestState.QUEUED)
@@ -81,6 +81,16 @@ def _check_group(group: WorkerGroup) -> None:
     listed = [queue for queues in group.queues_to.values() for queue in queues]
     assert sorted(queue.key for queue in listed) == sorted(group.queues), group.view.group
     group.demand.check()
+    group.line.check()
+    batches = [batch for block in group.line.blocks for batch in block.batches]
+    assert len(batches) == sum(len(queue.batches) for queue in group.queues.values())
+    for queue in group.queues.values():
+        step, batch_ns, last_ns = queue.shape(0, 0) if queue.aims else (1, 0, 0)
+        aims = queue.aims[::step]
+        assert [batch.aim for batch in queue.batches] == aims, queue.key
+        lengths = [batch_ns] * (len(aims) - 1) + [last_ns] * bool(aims)
+        assert [batch.length_ns for batch in queue.batches] == lengths, queue.key
+        assert not queue.requests or queue.expires_at < NEVER, queue.key
 
 
 def _check_memory(group: WorkerGroup, lane: Lane) -> None:

@@ -146,12 +146,14 @@ class Lane:
         "memory_bytes",
         "missing",
         "owed_bytes",
+        "place",
         "pool",
         "resident",
         "retries",
         "speed",
         "squares",
         "stuck",
+        "ticket",
         "transfer",
         "unwanted",
         "worker",
@@ -177,6 +179,10 @@ class Lane:
         self.speed = speed
         self.bit = 0
         """Its place in its group, as one bit: sets of lanes are compared for every request."""
+        self.place = 0
+        """The same as a number."""
+        self.ticket = 0
+        """Changes with what is under way: an opening noted before is none any more."""
         self.resident: dict[VariantId, Bytes] = {}
         """What it holds, also while an Unload is under way, and how much memory that takes. Where
         memory is short, in order of last use."""
@@ -237,6 +243,8 @@ class Lane:
             self.head_end = self.free_at = now + execution.expected_ns
         self.executions.append(execution)
         self.squares += float(execution.expected_ns) ** 2
+        execution.queue.claim.under_way[execution.action] = execution
+        self.group.note_lane(self)
 
     def taken_ns(self, *, sent_at: Instant, begin: Instant, end: Instant) -> Nanoseconds:
         """Return the lane time of an execution that was sent then, from its stamps.
@@ -253,9 +261,11 @@ class Lane:
         executions = self.executions
         was_head = executions[0] is execution
         executions.remove(execution)
+        del execution.queue.claim.under_way[execution.action]
         if not executions:
             self.squares = 0.0
             self.speed.end_work(now)
+            self.group.note_lane(self)
             return
         self.squares -= float(execution.expected_ns) ** 2
         if was_head:
@@ -263,15 +273,19 @@ class Lane:
             self.free_at = end + sum(other.expected_ns for other in executions)
         else:
             self.free_at -= execution.expected_ns
+        self.group.note_lane(self)
 
     def clear(self, now: Instant) -> list[Execution]:
         """Forget everything under way, and return the executions that were."""
         lost = list(self.executions)
         self.executions.clear()
+        for execution in lost:
+            del execution.queue.claim.under_way[execution.action]
         self.squares = 0.0
         self.transfer = None
         self.forget_due()
         self.speed.end_work(now)
+        self.group.note_lane(self)
         return lost
 
     def follow(self, view: GroupView) -> None:

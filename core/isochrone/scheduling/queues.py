@@ -6,11 +6,13 @@ that asking is O(1).
 """
 
 from bisect import bisect_right
+from math import exp2, log
 from typing import TYPE_CHECKING
 
+from isochrone.scheduling.line import Batch
 from isochrone.scheduling.plan_view import RouteKey, RouteView
 from isochrone.scheduling.requests import Request, RequestState
-from isochrone.units import Instant, Nanoseconds
+from isochrone.units import MILLISECOND, Instant, Nanoseconds
 
 if TYPE_CHECKING:
     from isochrone.scheduling.fairness import Claim
@@ -18,8 +20,15 @@ if TYPE_CHECKING:
     from isochrone.scheduling.lanes import Lane
 
 LONG_AGO: Instant = -(1 << 62)
-GAP_WEIGHT = 0.1
-"""Weight of one gap in the mean gap: about the last ten requests count."""
+NEVER: Instant = 1 << 62
+"""Later than any instant."""
+MEMORY_MIN_NS: Nanoseconds = 10 * MILLISECOND
+"""Half-life of the rate at which a route is asked for: its target, but at least so much, or a burst
+would be all that is known."""
+
+Shape = tuple[int, Nanoseconds, Nanoseconds]
+"""Requests per batch, the time of such a batch, and the time of the last one, which may be smaller.
+"""
 
 
 class RouteQueue:
@@ -35,11 +44,13 @@ class RouteQueue:
     __slots__ = (
         "accepted_at",
         "aims",
+        "asked",
         "asked_at",
+        "batches",
         "claim",
         "coming",
         "costs",
-        "gap_ns",
+        "expires_at",
         "group",
         "holders",
         "home",
@@ -51,7 +62,9 @@ class RouteQueue:
         "route",
         "rows",
         "rows_max",
+        "serial",
         "solo_ns",
+        "takes_turns",
         "work_ns",
     )
 
@@ -79,28 +92,56 @@ class RouteQueue:
         """When a request was last admitted here: probes are counted from it."""
         self.asked_at: Instant = LONG_AGO
         """When a request last asked for a place here, admitted or not."""
-        self.gap_ns = float(-LONG_AGO)
-        """Smoothed time between two of them."""
+        self.asked = 0.0
+        """How many have, halved with every half-life."""
+        self.batches: list[Batch] = []
+        """What waits, as it stands in the group's line."""
+        self.serial = 0
+        """How many batches it has had there."""
+        self.takes_turns = False
+        """Whether it stands in the group's ``turns``."""
+        self.expires_at: Instant = NEVER
+        """When the group will look at its head, at the latest."""
         self.retired = False
         """The plan has dropped this route."""
 
     def note_asked(self, now: Instant) -> None:
         """Count a request that asks for a place here."""
-        gap = float(now - self.asked_at)
-        # The first gaps tell nothing of the rate; a mean of all would remember them for ever.
-        self.gap_ns = gap if gap >= self.gap_ns else self.gap_ns + GAP_WEIGHT * (gap - self.gap_ns)
+        self.asked = self._asked_of_late(now) + 1.0
         self.asked_at = now
 
     def expected(self, now: Instant, within_ns: float) -> int:
-        """Return how many more requests may ask for a place here ``within_ns`` from ``now``."""
-        return int(within_ns / max(self.gap_ns, now - self.asked_at, 1.0))
+        """Return how many more requests will probably ask for a place here ``within_ns``.
+
+        Judged by the last few targets' worth of them; the last one itself tells of no rate.
+        """
+        others = self._asked_of_late(now) - 1.0
+        return int(others * log(2) / self._memory_ns() * within_ns) if others > 0 else 0
 
     def replan(self, route: RouteView) -> None:
         """Follow a new plan's figures for the same route."""
         self.route = route
         self.costs = route.costs
         self.solo_ns = sum(self.solo_of(request.rows) for request in self.requests)
-        self._recount()
+        self._recount(0)
+
+    def shape(self, rows: int, more: int) -> Shape:
+        """Return the shape of the backlog with ``more`` requests of ``rows`` in all.
+
+        With requests of several rows, batches are taken as equal: their mean rows decide, and their
+        whole cost is the queue's.
+        """
+        costs = self.costs
+        count = len(self.aims) + more
+        if rows <= 1 and self.rows_max == 1:
+            rest = count % costs.full
+            return costs.full, costs.full_ns, costs.tail_ns[rest] if rest else costs.full_ns
+        total_rows = self.rows + rows
+        solo = self.solo_ns + (costs.cover_ns[rows] if rows else 0)
+        total = self.backlog_ns(total_rows, max(self.rows_max, rows), solo)
+        step = max(1, costs.full * count // total_rows)
+        each = -(-total // -(-count // step))
+        return step, each, each
 
     def solo_of(self, rows: int) -> Nanoseconds:
         """Lane time of ``rows`` alone. Rows beyond a new plan's cap count as the cap."""
@@ -126,6 +167,7 @@ class RouteQueue:
         aims, requests = self.aims, self.requests
         aim = request.aim
         if not aims or aim > aims[-1]:
+            place = len(aims)
             requests.append(request)
             aims.append(aim)
         else:
@@ -139,7 +181,7 @@ class RouteQueue:
             self.receiving += 1
         self.rows += request.rows
         self.solo_ns += self.solo_of(request.rows)
-        self._recount()
+        self._recount(place)
 
     def remove(self, request: Request) -> None:
         """Take ``request`` out, wherever it stands."""
@@ -149,14 +191,20 @@ class RouteQueue:
             self.receiving -= 1
         self.rows -= request.rows
         self.solo_ns -= self.solo_of(request.rows)
-        self._recount()
+        self._recount(place)
 
     def take(self, count: int) -> list[Request]:
         """Take out and return the first ``count`` requests that are ready."""
         requests = self.requests
+        changed_from = 0
         if not self.receiving:
             taken = requests[:count]
             del requests[:count], self.aims[:count]
+            if len(self.batches) > 1 and count == self.costs.full and self.rows_max == 1:
+                # What is behind a full batch keeps its place.
+                self.group.line.remove(self.batches[0])
+                del self.batches[0]
+                changed_from = len(requests)
         else:
             taken = []
             for request in requests:
@@ -170,7 +218,7 @@ class RouteQueue:
         for request in taken:
             self.rows -= request.rows
             self.solo_ns -= self.solo_of(request.rows)
-        self._recount()
+        self._recount(changed_from)
         return taken
 
     def head(self) -> Request | None:
@@ -188,7 +236,44 @@ class RouteQueue:
         # A probe was admitted on the profile alone, so it is held against the profile alone.
         return request.aim - (solo if request.probe else int(solo * factor))
 
-    def _recount(self) -> None:
+    def _memory_ns(self) -> float:
+        return float(max(MEMORY_MIN_NS, self.costs.target_ns))
+
+    def _asked_of_late(self, now: Instant) -> float:
+        if not self.asked:
+            return 0.0
+        return self.asked * exp2((self.asked_at - now) / self._memory_ns())
+
+    def _stand_in_line(self, place: int) -> None:
+        """Bring the group's line in line with the queue, from ``place`` on."""
+        line, batches, aims = self.group.line, self.batches, self.aims
+        step, batch_ns, last_ns = self.shape(0, 0) if aims else (1, 0, 0)
+        count = -(-len(aims) // step)
+        while len(batches) > count:
+            line.remove(batches.pop())
+        first = 0 if self.rows_max > 1 else place // step
+        renewed = False
+        # The one before was the last, and may have grown since.
+        for number in range(max(0, min(first, count - 1) - 1), count):
+            aim = aims[number * step]
+            length_ns = batch_ns if number < count - 1 else last_ns
+            if number < len(batches):
+                batch = batches[number]
+                if batch.aim == aim and not (renewed and batches[number - 1].aim == aim):
+                    if number < count - 1:
+                        line.expect(batch, 0)
+                    if batch.length_ns != length_ns:
+                        line.resize(batch, length_ns)
+                    continue
+                line.remove(batch)
+            renewed = True
+            self.serial += 1
+            batch = Batch(self, (aim, self.key, self.serial), length_ns)
+            batches[number : number + 1] = [batch]
+            line.add(batch)
+
+    def _recount(self, place: int) -> None:
+        self._stand_in_line(place)
         waiting = self.group.waiting
         if self.requests:
             if self.rows_max == 1:

@@ -107,7 +107,7 @@ def _note_failure(
     lane.note_failure(
         variant, Retry(failures=failures, at=at, detail=f"{event.status.value}: {event.detail}")
     )
-    lane.group.expire_at = min(lane.group.expire_at, at)
+    lane.group.expect_by(at)
 
 
 def _next_move(group: WorkerGroup, lane: Lane, now: Instant) -> _What | None:
@@ -210,7 +210,7 @@ def _begin(cell: Cell, lane: Lane, what: _What, now: Instant, actions: list[Acti
         bound_at=now + bound_ns,
     )
     cell.under_way[action] = lane.transfer
-    group.expire_at = min(group.expire_at, now + expected_ns + settings.load_timeout_ns)
+    group.expect_by(now + expected_ns + settings.load_timeout_ns)
     group.refresh(variant)
     make: type[Load | Unload] = Load if loading else Unload
     actions.append(

@@ -6,6 +6,7 @@ reads no clock, does no I/O and logs nothing.
 """
 
 from collections.abc import Callable
+from heapq import heappop
 
 from isochrone.execution import ActionStatus
 from isochrone.scheduling.actions import Action, Reply
@@ -25,10 +26,11 @@ from isochrone.scheduling.events import (
     WorkerLost,
 )
 from isochrone.scheduling.expiry import expire
-from isochrone.scheduling.groups import NEVER, WorkerGroup
+from isochrone.scheduling.groups import WorkerGroup
 from isochrone.scheduling.integrity import check
 from isochrone.scheduling.lanes import Execution, Transfer
 from isochrone.scheduling.outcomes import Outcome, Reason
+from isochrone.scheduling.queues import NEVER
 from isochrone.scheduling.requests import RequestState
 from isochrone.scheduling.residency import finish_transfer, move_weights
 from isochrone.scheduling.settings import Settings
@@ -81,17 +83,17 @@ class Scheduler:
                 move_weights(cell, group, now, actions)
             # 4. Send the next batch to each lane that is, or is about to be, free.
             if group.waiting:
-                fill_lanes(cell, group, now, actions)
+                if now >= group.closed_until:
+                    fill_lanes(cell, group, now, actions)
+                else:
+                    group.dispatch_at = group.closed_until
+            group.note_wake()
         return actions
 
     def next_wakeup(self) -> Instant | None:
         """Return when to send ``Timer`` if nothing happens before; in the past means at once."""
-        wake = min(self._cell.loose.expire_at, NEVER)
-        for group in self._cell.groups.values():
-            wake = min(wake, group.expire_at)
-            if group.waiting:
-                wake = min(wake, group.dispatch_at)
-        return wake if wake < NEVER else None
+        group = self._cell.next_wake()
+        return None if group is None else group.wake_at
 
     def snapshot(self) -> Snapshot:
         """Return what the scheduler looks like since its last event."""
@@ -208,11 +210,15 @@ class Scheduler:
         return self._everything()
 
     def _timer(self, _event: Timer, now: Instant, _actions: list[Action]) -> Touched:
-        return tuple(
-            group
-            for group in self._everything()
-            if group.expire_at <= now or (group.waiting and group.dispatch_at <= now)
-        )
+        due: list[WorkerGroup] = []
+        group = self._cell.next_wake()
+        while group is not None and group.wake_at <= now:
+            due.append(group)
+            # It will stand there again once its beat is over.
+            group.wake_at = NEVER
+            heappop(self._cell.wakes)
+            group = self._cell.next_wake()
+        return tuple(due)
 
     def _everything(self) -> Touched:
         return (*self._cell.groups.values(), self._cell.loose)

@@ -26,6 +26,16 @@ class Settings:
     and an 8 ms model, 1 ms cost a tenth of the goodput.
     """
 
+    dispatch_ahead_min_ns: Nanoseconds = 1 * MILLISECOND
+    """Where targets are tight it is less, but at least this. What is sent cannot be overtaken: of a
+    target of 10 ms, 5 would be half."""
+
+    dispatch_ahead_share: float = 0.2
+    """It is at most this share of the tightest target among those who share the workers …"""
+
+    growing_ahead_share: float = 0.05
+    """… and, while a batch may still grow, this share of its own service's target."""
+
     window_slack_ns: Nanoseconds = 5 * MILLISECOND
     """An Infer may always start this long after its predicted start (Clockwork's schedule_ahead):
     a small misprediction shall not cost a batch that could still be on time."""
@@ -34,6 +44,13 @@ class Settings:
     """Standard deviations of error that admission leaves room for. The errors of a shared host have
     a long tail: with 2.33, the normal 99 % quantile, `isochrone demo` was late for 0.6 % of what it
     accepted at 3 × saturation; with 4, for less than 0.1 %, at 0.03 of the goodput."""
+
+    margin_z_min: float = 2.5
+    """As few of them will do where no error of late was larger than these: the errors of a quiet
+    host, or of an accelerator, have no such tail, and with tight targets room is dear."""
+
+    peak_memory: int = 256
+    """Completions after which the largest error counts for a third of what it was."""
 
     residual_window: int = 64
     """Completions behind a worker's error estimate."""
@@ -100,6 +117,7 @@ class Settings:
             "queue_max",
             "attempts_max",
             "promises_max",
+            "peak_memory",
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"settings.{name} is below 1: give at least 1")
@@ -123,8 +141,12 @@ class Settings:
         for name in (
             "reply_overhead_ns",
             "dispatch_ahead_ns",
+            "dispatch_ahead_min_ns",
+            "dispatch_ahead_share",
+            "growing_ahead_share",
             "window_slack_ns",
             "margin_z",
+            "margin_z_min",
             "load_margin",
         ):
             if getattr(self, name) < 0:

@@ -98,6 +98,7 @@ def abandon(cell: Cell, lane: Lane, now: Instant, actions: list[Action]) -> None
                     queue.remove(request)
                     enqueue(request, other)
                     other.group.dispatch_at = now
+                    other.group.note_wake()
 
 
 def _assign(cell: Cell, lane: Lane, group: WorkerGroup, now: Instant) -> None:
@@ -108,7 +109,7 @@ def _assign(cell: Cell, lane: Lane, group: WorkerGroup, now: Instant) -> None:
     lane.joined_bytes = lane.used_bytes
     if not lane.executions:
         lane.speed = SpeedEstimate(cell.settings, sigma=group.view.sigma, now=now)
-    group.expire_at = min(group.expire_at, now)
+    group.expect_by(now)
     group.unsettled = True
     group.refresh_all()
 
@@ -119,7 +120,9 @@ def _loosen(cell: Cell, lane: Lane, now: Instant) -> None:
     lane.group.refresh_all()
     lane.group = cell.loose
     cell.loose.lanes.append(lane)
-    cell.loose.expire_at = now
+    cell.loose.refresh_all()
+    cell.loose.expect_by(now)
+    cell.loose.note_wake()
 
 
 def _regroup(cell: Cell, now: Instant) -> None:
@@ -129,9 +132,10 @@ def _regroup(cell: Cell, now: Instant) -> None:
         if lane.group is not cell.loose and (view is None or view.pool != lane.pool):
             _loosen(cell, lane, now)
     cell.groups = {
-        group_id: cell.groups.get(group_id) or WorkerGroup(view, cell.settings.demand_half_life_ns)
+        group_id: cell.groups.get(group_id) or cell.new_group(view)
         for group_id, view in views.items()
     }
+    cell.numbered = {group.number: group for group in (cell.loose, *cell.groups.values())}
     for group_id, group in cell.groups.items():
         group.view = views[group_id]
         for variant in [name for name in group.holders if name not in group.view.variants]:

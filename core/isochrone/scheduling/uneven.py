@@ -20,14 +20,15 @@ since until the weights are there, work of later aim may begin.
 from bisect import bisect_right
 from math import sqrt
 
-from isochrone.scheduling.admission import Picture, Shape, Verdict, precheck, shape_of
+from isochrone.scheduling.admission import Verdict, precheck
 from isochrone.scheduling.cell import Cell
 from isochrone.scheduling.estimates import FACTOR_VARIANCE
 from isochrone.scheduling.groups import WorkerGroup
 from isochrone.scheduling.lanes import Lane
 from isochrone.scheduling.outcomes import Reason
+from isochrone.scheduling.picture import Picture
 from isochrone.scheduling.promises import best_offer, blocking_ns, ready_at, transfers_end
-from isochrone.scheduling.queues import RouteQueue
+from isochrone.scheduling.queues import RouteQueue, Shape
 from isochrone.scheduling.settings import Settings
 from isochrone.units import Instant, Nanoseconds
 
@@ -118,7 +119,7 @@ def _place(new: _Newcomer) -> tuple[float, float]:
     # 1. The batch that it joins, which may have begun to form.
     place = bisect_right(queue.aims, new.aim)
     count = len(queue.aims) + 1
-    step, batch_ns, last_ns = shape_of(queue, new.rows, 1)
+    step, batch_ns, last_ns = queue.shape(new.rows, 1)
     first = place // step * step
     first_aim = new.aim if first == place else queue.aims[first]
     own_ns = batch_ns if first + step < count else last_ns
@@ -131,7 +132,7 @@ def _place(new: _Newcomer) -> tuple[float, float]:
             ahead.add(whole * shape[1], float(whole) * shape[1] ** 2, absent=not other.holders)
     whole = first // step
     ahead.add(whole * batch_ns, float(whole) * batch_ns**2, absent=picture.ready_ns > 0)
-    # 3. Itself. The batch is taken as full where that is bearable: see ``admission.join_batch``.
+    # 3. Itself. The batch is taken as full where that is bearable: whoever begins a batch must be able to bear that it fills up.
     finish = _finish(new, ahead, own_ns)
     if new.rows == 1 and queue.rows_max == 1 and first + step >= count:
         filled = _finish(new, ahead, queue.costs.full_ns)
@@ -163,7 +164,7 @@ def finish_absent(picture: Picture, lane: Lane, ahead: Ahead, own_ns: float) -> 
         + own * own
         + FACTOR_VARIANCE * work * work
     )
-    margin = picture.settings.margin_z * picture.sigma * sqrt(variance)
+    margin = picture.margin * sqrt(variance)
     return picture.now + max(busy, float(picture.ready_ns)) + after + margin
 
 
@@ -176,7 +177,7 @@ def _cut(new: _Newcomer, first_aim: Instant) -> list[_Cut]:
     cuts: list[_Cut] = []
     for other in new.queue.group.waiting.values():
         if other is not new.queue and other.home:
-            shape = shape_of(other, 0, 0)
+            shape = other.shape(0, 0)
             before = bisect_right(other.aims, first_aim)
             cuts.append((other, -(-before // shape[0]) * shape[0], shape))
     return cuts

@@ -36,9 +36,9 @@ _MEMORY_BESIDE: Final[Mapping[tuple[Vendor, ImageFamily], Bytes]] = {
 way; with torch on a GPU also CUDA's context and pinned buffers."""
 _SYNTHETIC: Final[Json] = {
     "limits": {"cpu": "1", "memory": "256Mi"},
-    "requests": {"cpu": "50m", "memory": "128Mi"},
+    "requests": {"cpu": "200m", "memory": "128Mi"},
 }
-"""A synthetic executor sleeps nearly always: many fit on a core."""
+"""A synthetic executor sleeps nearly always, and must be awake in time: a few fit on a core."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

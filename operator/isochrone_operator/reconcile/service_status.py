@@ -64,7 +64,7 @@ EVENTS: Final[Mapping[str, Mapping[str, EventType]]] = {
         "OverNamespaceBudget": EventType.WARNING,
     },
     "Reconciling": {"RollingOut": EventType.NORMAL},
-    "Stalled": {"RolledBack": EventType.WARNING},
+    "Stalled": {"RolledBack": EventType.WARNING, "TooLarge": EventType.WARNING},
     "NodesReady": {"Unschedulable": EventType.WARNING},
     "ModelsLoaded": {"ExecutorsNotRunning": EventType.WARNING},
 }

@@ -27,10 +27,21 @@ class BatchCosts:
     batch for ``n`` rows, up to ``rows_max``, the route's cap.
     """
 
-    __slots__ = ("cover", "cover_ns", "full", "full_ns", "pick", "rows_max", "tail_ns", "times")
+    __slots__ = (
+        "cover",
+        "cover_ns",
+        "full",
+        "full_ns",
+        "pick",
+        "rows_max",
+        "tail_ns",
+        "target_ns",
+        "times",
+    )
 
     def __init__(self, times: Mapping[int, Nanoseconds], *, target_ns: Nanoseconds) -> None:
         """Tabulate ``times`` (median by batch size, not empty) for a target of ``target_ns``."""
+        self.target_ns = target_ns
         sizes = sorted(times)
         permitted = [size for size in sizes if BLOCKED_BATCHES * times[size] <= target_ns]
         self.times = {size: times[size] for size in sizes}

@@ -109,15 +109,18 @@ def table_workers(
     services: tuple[TableService, ...],
     workers: Mapping[PoolId, int],
     noises: Mapping[PoolId, Noise],
+    *,
+    memory_bytes: Bytes = 64 * GIB,
+    loaded: bool = True,
 ) -> tuple[WorkerSpec, ...]:
-    """Return ``workers`` per pool that hold all of ``services`` and join at 0."""
+    """Return ``workers`` per pool that join at 0, holding all of ``services`` or (not ``loaded``) none."""
     return tuple(
         WorkerSpec(
             worker=WorkerId(f"{pool}-{number}"),
             group=GroupId(pool),
             pool=pool,
-            memory_bytes=64 * GIB,
-            resident=tuple(it.variant for it in services),
+            memory_bytes=memory_bytes,
+            resident=tuple(it.variant for it in services) if loaded else (),
             noise=noises.get(pool),
         )
         for pool, count in sorted(workers.items())
