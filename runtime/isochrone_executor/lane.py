@@ -40,7 +40,7 @@ class Lane:
             store=settings.store,
             origin=settings.origin,
             log=log,
-            threads=len(settings.cores),
+            threads=settings.cores.threads,
             bytes_free=lambda: self._ledger.pages_free * PAGE_BYTES,
             wake=wake,
         )

@@ -47,8 +47,8 @@ def _prepare(settings: Settings, log: Log) -> None:
     """Settle everything that must be settled before an engine is imported."""
     if settings.die_with_parent:
         predictability.die_with_parent()
-    predictability.limit_threads(len(settings.cores))
-    predictability.pin(settings.cores)
+    predictability.limit_threads(settings.cores.threads)
+    predictability.pin(settings.cores.numbers)
     predictability.steady_memory(log)
     predictability.steady_timers(log)
     predictability.steady_interpreter()

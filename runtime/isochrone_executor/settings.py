@@ -17,13 +17,20 @@ SPIN_US_MAX: Final = 100_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Cores:
+    """The CPUs that the process is pinned to, and how many of them it computes on at once."""
+
+    numbers: tuple[int, ...]
+    threads: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """How one executor runs.
 
     ``listen`` is ``unix:PATH`` or ``tcp:HOST:PORT``. ``origin`` is another store, from which a
     variant that ``store`` lacks is copied when it is to be loaded. ``cores`` are the CPUs that the
-    process is pinned to, one thread on each. ``memory_bytes`` is what resident variants may take
-    together. ``spin_us`` is for how long it looks for the next action without sleeping after each
+    process keeps to. ``memory_bytes`` is what resident variants may take together. ``spin_us`` is for how long it looks for the next action without sleeping after each
     one. ``tls`` is the folder of this executor's certificate and ``peer`` the DNS name that a
     gateway's must have; both, or neither.
     """
@@ -34,7 +41,7 @@ class Settings:
     pool: str
     store: Path
     origin: Path | None
-    cores: tuple[int, ...]
+    cores: Cores
     memory_bytes: Bytes
     payload_bytes_max: Bytes
     spin_us: int
@@ -65,7 +72,7 @@ def parse_settings(arguments: Sequence[str]) -> Settings:
         required=True,
         type=_cores,
         metavar="N[,N]|auto[:N]",
-        help="CPUs to be pinned to; auto: all that this process may use, or the first N of them",
+        help="CPUs to be pinned to; auto: all that this process was given, auto:N: N threads on them",
     )
     parser.add_argument("--memory-bytes", required=True, type=_positive, metavar="N")
     parser.add_argument(
@@ -98,9 +105,9 @@ def parse_settings(arguments: Sequence[str]) -> Settings:
     return settings
 
 
-def _cores(text: str) -> tuple[int, ...]:
+def _cores(text: str) -> Cores:
     if text == "auto" or text.startswith("auto:"):
-        return _first_cores(text)
+        return _offered_cores(text)
     try:
         cores = tuple(int(part) for part in text.split(","))
     except ValueError:
@@ -108,18 +115,23 @@ def _cores(text: str) -> tuple[int, ...]:
     if not cores or min(cores) < 0 or len(set(cores)) != len(cores):
         message = f"{text!r}: write distinct CPU numbers, such as 1 or 1,2, or auto or auto:2"
         raise argparse.ArgumentTypeError(message)
-    return cores
+    return Cores(numbers=cores, threads=len(cores))
 
 
-def _first_cores(text: str) -> tuple[int, ...]:
-    offered = sorted(os.sched_getaffinity(0))
+def _offered_cores(text: str) -> Cores:
+    """Return all CPUs that the process was given, and how many threads ``text`` asks for.
+
+    Where it was given more CPUs than that, others were given the same ones: to pin itself to the
+    first of them would put every executor of a node onto one core.
+    """
+    offered = tuple(sorted(os.sched_getaffinity(0)))
     if text == "auto":
-        return tuple(offered)
+        return Cores(numbers=offered, threads=len(offered))
     wanted = text.removeprefix("auto:")
     if not wanted.isascii() or not wanted.isdigit() or not 1 <= int(wanted) <= len(offered):
         message = f"{text!r}: write a number up to {len(offered)}: this process may use {offered}"
         raise argparse.ArgumentTypeError(message)
-    return tuple(offered[: int(wanted)])
+    return Cores(numbers=offered, threads=int(wanted))
 
 
 def _positive(text: str) -> int:
