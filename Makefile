@@ -68,7 +68,9 @@ demo: setup ## Real models, planned, served and loaded on this machine; report i
 .PHONY: test
 test: setup $(HELM) ## Every check and every test
 	@$(MAKE) --no-print-directory check
+	@$(CLUSTER) install || echo "no cluster can run here (see above): the tests that need one skip" >&2
 	$(BIN)/pytest
+	$(BIN)/pytest -q e2e/test_validation.py
 	@if command -v cc >/dev/null; then $(MAKE) --no-print-directory test-compiled; else \
 	  echo "skipped: the tests of the compiled hot path, for want of a C compiler" \
 	  "(apt-get install gcc python3-dev)"; fi
@@ -86,7 +88,7 @@ fast: setup $(HELM) ## The tests that need neither real models nor many seconds
 check: setup ## Formatting, lint, types, import contracts, drift of generated files
 	$(BIN)/ruff format --check --quiet
 	$(BIN)/ruff check --quiet
-	$(BIN)/mypy core operator runtime
+	$(BIN)/mypy core operator runtime e2e
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/isochrone crds --check crds
 	$(BIN)/isochrone crds --check charts/isochrone-crds/files
@@ -156,6 +158,10 @@ bench-workers: compiled ## Section 6.6: 10 to 150 workers, and what deciding cos
 .PHONY: bench-kairos
 bench-kairos: compiled ## KAIROS's comparison in simulation: allowable throughput on mixed pools
 	PYTHONPATH=$(COMPILED) $(BIN)/python bench/kairos_throughput.py
+
+.PHONY: bench-operator
+bench-operator: setup ## The operator on the local cluster: apply to Ready, failover, many services
+	$(BIN)/python bench/cluster_operator.py
 
 .PHONY: bench-overhead
 bench-overhead: compiled ## What gateway and executor cost, beside FastAPI in the same run

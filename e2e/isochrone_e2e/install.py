@@ -213,6 +213,12 @@ class Product:
         """Kill one container of a pod with SIGKILL; kubelet starts it again."""
         self._kill(namespace, pod, self._containers(namespace, pod)[container], named=True)
 
+    def restarts(self, namespace: str, pod: str) -> int:
+        """Return how often the containers of a pod were started again."""
+        path = "{.status.containerStatuses[*].restartCount}"
+        found = self.kubectl.path("pod", pod, "--namespace", namespace, path=path)
+        return sum(int(word) for word in found.split())
+
     def _containers(self, namespace: str, pod: str) -> dict[str, str]:
         found = self.kubectl.get("pod", pod, "--namespace", namespace)
         status = cast("dict[str, list[dict[str, str]]]", found["status"])
@@ -273,6 +279,8 @@ def make_photo_models() -> None:
     """Export the example's trained models, unless they are there."""
     script = REPOSITORY / "examples" / "photo-tags" / "make_models.py"
     run([sys.executable, script, "--out", PHOTO_MODELS], timeout_s=MODELS_S, folder=REPOSITORY)
+    for file in PHOTO_MODELS.iterdir():
+        file.chmod(0o644)
 
 
 def make_synthetic(store: Path, model: str, times: str) -> str:

@@ -24,6 +24,8 @@ from types import TracebackType
 from typing import Final, Self
 from urllib.parse import urlsplit
 
+CONNECT_S: Final = 3.0
+"""An address that nobody has any more answers nothing: ``unreachable``."""
 TIMEOUT_S: Final = 10.0
 """No request may hang: what has no reply by then is counted as ``hung``."""
 THREADS_MAX: Final = 64
@@ -122,18 +124,21 @@ class _Run:
         return self._tally(sent)
 
     def _send(self, due: float) -> None:
-        end = "hung"
+        end = "unreachable"
         try:
             connection = http.client.HTTPConnection(
-                self._url.hostname or "", self._url.port or 80, timeout=TIMEOUT_S
+                self._url.hostname or "", self._url.port or 80, timeout=CONNECT_S
             )
+            connection.connect()
+            connection.sock.settimeout(TIMEOUT_S)
+            end = "hung"
             connection.request("POST", self._url.path, self._body, self._headers)
             reply = connection.getresponse()
             reply.read()
             end = str(reply.status)
             connection.close()
         except TimeoutError:
-            end = "hung"
+            pass
         except (OSError, http.client.HTTPException) as error:
             end = type(error).__name__
         finally:

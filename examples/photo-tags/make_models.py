@@ -128,6 +128,7 @@ def write_crops(path: Path) -> None:
     }
     partial = path.with_name(f".{path.name}.partial")
     save_file(tensors, partial)
+    partial.chmod(0o644)  # it is made for its owner alone, and a builder is another user
     partial.replace(path)
 
 

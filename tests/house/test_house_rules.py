@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted(
     path
-    for folder in ("core", "runtime", "bench", "examples")
+    for folder in ("core", "operator", "runtime", "bench", "examples", "e2e")
     for path in (ROOT / folder).rglob("*.py")
 )
 TRACKED = subprocess.run(
