@@ -20,6 +20,7 @@ RUN_ELSEWHERE = {
     "make fast": "a part of what runs this test",
     "make check": "`make test` begins with it",
     "make fmt": "it would change the files under test",
+    "make e2e": "it is a suite of its own: minutes of a real cluster",
     "make compiled": "`make test` ends with its tests",
     "make bench-overhead": "benchmarks run alone, with nothing else on the cores",
 }
