@@ -142,6 +142,7 @@ def test_the_data_plane_serves_without_the_control_plane(
             product.cluster.start_api_server()
         product.cluster.wait_nodes()
         served.wait("inferenceservice", SERVICE, "Ready", timeout_s=120)
+        go_on(10)
         tally = running.tally()
 
     check(tally, lost_max=int(RATE * 3))
@@ -155,6 +156,7 @@ def test_a_node_without_its_kubelet_and_containerd_serves_on(
     with load(product, served, seconds=90) as running:
         node.fail()
         product.wait_answers(served, SERVICE)
+        go_on(10)
         node.recover()
         product.cluster.wait_nodes()
         tally = running.tally()
