@@ -75,21 +75,19 @@ def test_a_killed_operator_is_replaced_and_nobody_notices(
     with load(product, served, seconds=60) as running:
         product.kill_pod(product.namespace, old.split("_")[0])
         killed = time.monotonic()
-        wait_until(
-            "another operator leads",
-            lambda: leader(served, product.namespace, "isochrone-operator") not in {"", old},
-            timeout_s=OPERATOR_TAKEOVER_S * 2,
-        )
-        took_s = time.monotonic() - killed
         patch = json.dumps({"spec": {"load": {"peakRate": "61"}}})
         served.kubectl(
             *("patch", "infsvc", SERVICE, "--namespace", NAMESPACE, "--type=merge"),
             f"--patch={patch}",
         )
+        # The new generation is spoken of: another operator acts, not just leads.
         served.wait("inferenceservice", SERVICE, "PlanAccepted", timeout_s=60)
+        took_s = time.monotonic() - killed
+        go_on(5)
         tally = running.tally()
 
     check(tally, lost_max=0)
+    assert leader(served, product.namespace, "isochrone-operator") not in {"", old}
     assert took_s <= OPERATOR_TAKEOVER_S
 
 

@@ -140,12 +140,18 @@ def busy(photos: Objects) -> dict[str, object] | None:
     return found if found and float(cast("str", found["rate"])) > 1 else None
 
 
+def test_what_was_applied_shows_no_difference(photos: Objects, torch_product: Product) -> None:
+    for file in torch_product.photo_tags_files():
+        # kubectl diff ends with status 1, an error here, where anything differs.
+        assert photos.kubectl("diff", "--server-side", f"--filename={file}") == ""
+
+
 def test_an_edit_is_planned_again_without_a_failed_request(photos: Objects, photo: Photo) -> None:
     url = f"{service_url(photos)}/v2/models/{SERVICE}/infer"
     before = cast("dict[str, str]", photos.status("inferenceservice", SERVICE)["plan"])["hash"]
 
     with Load(url, photo.body, rate=5, seconds=120, length=photo.length) as load:
-        patch = {"spec": {"objectives": {"accuracyFloor": "0.75", "latency": {"target": "200ms"}}}}
+        patch = {"spec": {"objectives": {"accuracyFloor": "0.775", "latency": {"target": "400ms"}}}}
         photos.kubectl(
             *("patch", "infsvc", SERVICE, "--namespace", NAMESPACE, "--type=merge"),
             f"--patch={json.dumps(patch)}",
@@ -157,7 +163,7 @@ def test_an_edit_is_planned_again_without_a_failed_request(photos: Objects, phot
     failed = {end: n for end, n in tally.ends.items() if end not in {"200", "503", "504"}}
     assert failed == {}
     status = photos.status("inferenceservice", SERVICE)
-    assert float(cast("dict[str, str]", status["plan"])["accuracy"]) >= 0.75
+    assert float(cast("dict[str, str]", status["plan"])["accuracy"]) >= 0.775
 
 
 def changed(photos: Objects, before: str) -> bool:
@@ -185,12 +191,6 @@ def patch_suspend(photos: Objects, *, suspend: bool) -> None:
     photos.kubectl(
         *("patch", "infsvc", SERVICE, "--namespace", NAMESPACE, "--type=merge"), f"--patch={patch}"
     )
-
-
-def test_a_second_apply_changes_nothing(photos: Objects, torch_product: Product) -> None:
-    for file in torch_product.photo_tags_files():
-        said = photos.kubectl("apply", "--server-side", "--dry-run=server", f"--filename={file}")
-        assert all("serverside-applied" in line for line in said.splitlines()), said
 
 
 def test_deleting_the_services_leaves_nothing_that_runs(photos: Objects) -> None:

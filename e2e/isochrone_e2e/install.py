@@ -1,7 +1,6 @@
 """The product, built from this tree and installed by its own charts, and examples applied to it.
 
-Called by the fixtures of the end-to-end tests and by `bench/operator.py`. On a cluster that somebody
-named, the images are those of ``ISOCHRONE_E2E_REGISTRY`` and ``ISOCHRONE_E2E_TAG``.
+Called by the fixtures of the end-to-end tests and by `bench/cluster_operator.py`, on the local cluster.
 """
 
 import json

@@ -14,7 +14,7 @@ from typing import Final, TypeAlias
 
 from isochrone_operator import names
 from isochrone_operator.json_values import Json, items, mapping, text, texts
-from isochrone_operator.resources import CONFIG_MAPS, LEASES, NODES, PODS, SECRETS, Resource
+from isochrone_operator.resources import CONFIG_MAPS, LEASES, NODES, OURS, PODS, SECRETS, Resource
 
 GONE_MAX: Final = 20_000
 """Deleted objects that are remembered, against late lists."""
@@ -111,8 +111,17 @@ def _key(found: Json) -> Key:
 
 
 def _pruned(resource: Resource, found: Json) -> Json:
-    """Return what is kept of an object: no field managers, and of Secrets nothing secret."""
+    """Return what is kept of an object: no field managers, and of Secrets nothing secret.
+
+    Of our own kinds it is kept when the status was written: figures are written at a bounded rate.
+    """
     metadata = {k: v for k, v in mapping(found, "metadata").items() if k != "managedFields"}
+    if resource in OURS:
+        metadata["managedFields"] = [
+            {"subresource": "status", "time": text(it, "time")}
+            for it in items(found, "metadata", "managedFields")
+            if text(it, "subresource") == "status" and text(it, "time")
+        ]
     pruned = {**found, "metadata": metadata}
     if resource == SECRETS:
         data = texts(found, "data")
@@ -150,7 +159,8 @@ def _urgency(resource: Resource, before: Json, after: Json) -> Urgency:
 
 
 def _essence(found: Json) -> Json:
-    metadata = {k: v for k, v in mapping(found, "metadata").items() if k != "resourceVersion"}
+    unimportant = {"resourceVersion", "managedFields"}
+    metadata = {k: v for k, v in mapping(found, "metadata").items() if k not in unimportant}
     return {**found, "metadata": metadata}
 
 

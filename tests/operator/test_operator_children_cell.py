@@ -136,7 +136,7 @@ def test_the_executor_understands_its_flags() -> None:
     assert (given.group, given.pool) == ("photos-cpu-shared", "cpu")
     assert given.peer == "gateway.photos.isochrone.internal"
     assert given.origin == Path(names.STORE_DIRECTORY)
-    assert len(given.cores) == 1
+    assert given.cores.threads == 1
 
 
 def test_a_new_configuration_starts_new_gateways_and_nothing_else_does() -> None:

@@ -94,7 +94,7 @@ def test_a_slice_of_a_gpu_is_a_resource_of_its_own(profile: str, resource: str) 
 
 def test_a_synthetic_accelerator_takes_next_to_nothing() -> None:
     made = executors(pool(accelerator={"vendor": "synthetic", "memory": "1Gi"}))
-    assert part(main_of(made), "resources", "requests") == {"cpu": "50m", "memory": "128Mi"}
+    assert part(main_of(made), "resources", "requests") == {"cpu": "200m", "memory": "128Mi"}
 
 
 def node(labels: dict[str, str], *taints: Taint, gpus: int = 0, slices: int = 0) -> Node:

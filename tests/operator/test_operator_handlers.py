@@ -11,7 +11,7 @@ from operator_api_server import ApiServer
 
 from isochrone_operator import handlers, names, resources
 from isochrone_operator.api import Api
-from isochrone_operator.json_values import Json, text, texts
+from isochrone_operator.json_values import Json, mapping, text, texts
 from isochrone_operator.relist import Relister
 from isochrone_operator.resources import CONFIG_MAPS, SECRETS, Resource
 from isochrone_operator.settings import Settings, parse_settings
@@ -225,6 +225,21 @@ def test_store_keeps_no_key() -> None:
     kept = store.get(SECRETS, namespace="n", name="a")
     assert texts(kept, "data") == {"tls.crt": "C", "ca.crt": "A"}
     assert "managedFields" not in str(kept)
+
+
+def test_store_keeps_when_the_status_of_ours_was_written() -> None:
+    store = Store()
+    stamps = [
+        {"manager": "kubectl", "operation": "Apply", "time": "2027-01-15T08:00:00Z"},
+        {"manager": "isochrone", "subresource": "status", "time": "2027-01-15T08:00:30Z"},
+    ]
+    service = {**map_of(1), "kind": "InferenceService"}
+    service["metadata"] = {**mapping(service, "metadata"), "managedFields": stamps}
+    store.put(resources.SERVICES_OF_INFERENCE, service)
+    kept = store.get(resources.SERVICES_OF_INFERENCE, namespace="n", name="a")
+    assert mapping(kept, "metadata")["managedFields"] == [
+        {"subresource": "status", "time": "2027-01-15T08:00:30Z"}
+    ]
 
 
 @pytest.mark.parametrize(

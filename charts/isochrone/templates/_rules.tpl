@@ -20,7 +20,7 @@ the Role `isochrone-gateway` grants to a cell's agents, because nobody may grant
   verbs: [get, patch]
 # Owner references that block the owner's deletion need this where the API server enforces it.
 - apiGroups: [isochrone.dev]
-  resources: [models/finalizers, servingplans/finalizers]
+  resources: [models/finalizers, modelvariants/finalizers, servingplans/finalizers]
   verbs: [update]
 # Executors and builders: what became of them, and the last line of a builder's log, its result.
 - apiGroups: [""]

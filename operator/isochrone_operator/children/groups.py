@@ -43,6 +43,9 @@ _LEAVE_S: Final = 3
 """From the request to end until SIGTERM: by then the gateway sends nothing new."""
 _GRACE_S: Final = 30
 """Of which ``_LEAVE_S`` pass before the executor hears of it."""
+_SETTLE_S: Final = 15
+"""An executor listens before it has loaded anything: the next one is not replaced before it had the
+time to. A bound for the common case, not a promise; plans change by what gateways report instead."""
 _ANNOTATIONS: Final = {
     "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
     "karpenter.sh/do-not-disrupt": "true",
@@ -107,7 +110,8 @@ def group_children(  # noqa: PLR0913 - each is a fact of its own; only the last 
                 "kind": "Deployment",
                 "metadata": named,
                 "spec": {
-                    "progressDeadlineSeconds": max(1, settings.rollout_ns // SECOND),
+                    "progressDeadlineSeconds": _deadline_s(settings),
+                    "minReadySeconds": min(_SETTLE_S, _deadline_s(settings) - 1),
                     "replicas": replicas,
                     "revisionHistoryLimit": 2,
                     "selector": {"matchLabels": group_selector(group.name)},
@@ -125,6 +129,10 @@ def group_children(  # noqa: PLR0913 - each is a fact of its own; only the last 
             },
         )
     )
+
+
+def _deadline_s(settings: Settings) -> int:
+    return max(1, settings.rollout_ns // SECOND)
 
 
 def group_selector(group: str) -> dict[str, str]:

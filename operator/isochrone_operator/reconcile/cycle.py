@@ -13,6 +13,7 @@ from isochrone.ids import GroupId, Namespace, ServiceId, split_qualified
 from isochrone.plan import EMPTY_PLAN, Plan, PlanReason
 from isochrone.planning import Problem, plan
 from isochrone.units import MINUTE, Instant, Nanoseconds
+from isochrone_operator import names
 from isochrone_operator.children import renewal_due_at
 from isochrone_operator.jobs import BuildSteps, build_steps
 from isochrone_operator.reconcile import publish
@@ -255,7 +256,7 @@ def begin(snapshot: Snapshot, now: Instant, settings: Settings) -> Cycle:
     plans = {
         Namespace(it.metadata.namespace): it
         for it in snapshot.plans
-        if not it.metadata.deletion_timestamp
+        if not it.metadata.deletion_timestamp and it.metadata.name == names.CELL
     }
     return Cycle(
         snapshot=snapshot,
