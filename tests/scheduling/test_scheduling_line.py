@@ -1,5 +1,6 @@
 """The line before a group, and the picture of its lanes, against what one finds by looking at all."""
 
+import os
 import random
 from types import SimpleNamespace
 
@@ -12,6 +13,11 @@ from isochrone.scheduling.estimates import SpeedEstimate
 from isochrone.scheduling.lanes import Lane
 from isochrone.scheduling.line import BLOCK_MAX, Ahead, Batch, Line
 from isochrone.scheduling.picture import Picture
+
+pytestmark = pytest.mark.skipif(
+    bool(os.environ.get("ISOCHRONE_COMPILED")),
+    reason="compiled code takes no stand-ins: `make test` runs these from the sources",
+)
 
 MS = 1_000_000
 SETTINGS = Settings(reply_overhead_ns=0)
