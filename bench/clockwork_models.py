@@ -66,7 +66,7 @@ ZOO_SPREAD: Final = 0.12
 def systems() -> list[System]:
     """Return ours and Clockwork as published."""
     return [
-        System(OURS, "defaults", partial(Scheduler, Settings())),
+        System(OURS, "margin_z_min 2.5", partial(Scheduler, Settings(margin_z_min=2.5))),
         System(INFER4, "published", partial(Clockwork, published(InferRule.INFER4))),
     ]
 
@@ -122,7 +122,7 @@ def activation_world(seed: int, per_second: float) -> World:
             services, {POOL: 1}, {}, memory_bytes=PAGES * PAGE_BYTES, loaded=False
         ),
         arrivals=list(activation_arrivals(seed, per_second)),
-        settings=Settings(),
+        settings=Settings(margin_z_min=2.5),
     )
 
 
@@ -212,7 +212,7 @@ def zoo_world(seed: int, load: float, requests: int) -> tuple[World, int]:
             seed=seed,
             end=minutes * MINUTE,
         ),
-        settings=Settings(),
+        settings=Settings(margin_z_min=2.5),
     )
     return world, minutes
 

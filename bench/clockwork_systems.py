@@ -37,7 +37,7 @@ class System:
 def as_published(target_ns: Nanoseconds) -> list[System]:
     """Return ours, and every baseline with its published or customary settings."""
     return [
-        System(OURS, "defaults", partial(Scheduler, Settings())),
+        System(OURS, "margin_z_min 2.5", partial(Scheduler, Settings(margin_z_min=2.5))),
         System(INFER4, "published", partial(Clockwork, published(InferRule.INFER4))),
         System(INFER5, "published", partial(Clockwork, published(InferRule.INFER5))),
         System("Symphony", "published", partial(Symphony, SymphonySettings())),

@@ -88,7 +88,7 @@ def tenants_world(
             seed=seed,
             end=end,
         ),
-        settings=Settings(),
+        settings=Settings(margin_z_min=2.5),
         closed_loops=tuple(
             ClosedLoop(
                 service=it.service,

@@ -76,7 +76,7 @@ def workers_world(*, seed: int, workers: int, end: Nanoseconds) -> World:
             seed=seed,
             end=end,
         ),
-        settings=Settings(),
+        settings=Settings(margin_z_min=2.5),
     )
 
 

@@ -102,7 +102,7 @@ def clockwork_world(
         plans=(table_plan(services, {POOL: 1}),),
         workers=table_workers(services, {POOL: 1}, {POOL: noise}),
         arrivals=(),
-        settings=Settings(),
+        settings=Settings(margin_z_min=2.5),
         closed_loops=tuple(
             ClosedLoop(
                 service=it.service,

@@ -45,9 +45,11 @@ class Settings:
     a long tail: with 2.33, the normal 99 % quantile, `isochrone demo` was late for 0.6 % of what it
     accepted at 3 × saturation; with 4, for less than 0.1 %, at 0.03 of the goodput."""
 
-    margin_z_min: float = 2.5
-    """As few of them will do where no error of late was larger than these: the errors of a quiet
-    host, or of an accelerator, have no such tail, and with tight targets room is dear."""
+    margin_z_min: float = 4.0
+    """As few of them will do where no error of late was larger than these. The errors of an
+    accelerator have no such tail, and with tight targets room is dear: the benchmarks of Clockwork's
+    figures set 2.5. On a shared host that is too little: `isochrone demo` with it was late for 1 %,
+    in a run on a host so noisy that it was void."""
 
     peak_memory: int = 256
     """Completions after which the largest error counts for a third of what it was."""
