@@ -13,6 +13,7 @@ import msgspec
 
 from isochrone_gateway.config import ExecutorAddress, named_twice
 from isochrone_gateway.journal import Journal
+from isochrone_gateway.watched_file import WatchedFile
 
 CELL_BYTES_MAX: Final = 4 << 20
 """Some 40,000 executors: far more than one gateway schedules."""
@@ -42,25 +43,13 @@ class CellWatch:
         """Call ``take`` with the state whenever another one was written."""
         self._path = path
         self._take = take
-        self._seen: tuple[int, int, int] | None = None
-        self._absent = False
+        self._file = WatchedFile(path, unreadable="cell_unreadable", bytes_max=CELL_BYTES_MAX)
 
     def look(self, journal: Journal) -> None:
         """Take the file's state into force if the file is another than at the last look."""
-        try:
-            status = self._path.stat()
-            seen = (status.st_mtime_ns, status.st_ino, status.st_size)
-            if seen == self._seen:
-                return
-            with self._path.open("rb") as file:
-                data = file.read(CELL_BYTES_MAX + 1)
-        except OSError as error:
-            if not self._absent:
-                self._absent = True
-                journal.warning("cell_unreadable", path=str(self._path), reason=error.strerror)
+        data = self._file.news(journal)
+        if data is None:
             return
-        self._absent = False
-        self._seen = seen
         try:
             state = decode(data)
         except ValueError as error:

@@ -14,6 +14,7 @@ from isochrone_gateway.driver import Driver
 from isochrone_gateway.inference import Inference
 from isochrone_gateway.journal import Journal
 from isochrone_gateway.metrics import Metrics
+from isochrone_gateway.watched_file import WatchedFile
 
 WATCH_S: Final = 0.25
 """How often the file is looked at: one ``stat``."""
@@ -30,24 +31,13 @@ class PlanWatch:
         self._driver = driver
         self._inference = inference
         self._metrics = metrics
-        self._seen: tuple[int, int, int] | None = None
-        self._absent = False
+        self._file = WatchedFile(path, unreadable="plan_unreadable")
 
     def look(self, journal: Journal) -> None:
         """Take the file's plan into force if the file is another than at the last look."""
-        try:
-            status = self._path.stat()
-            seen = (status.st_mtime_ns, status.st_ino, status.st_size)
-            if seen == self._seen:
-                return
-            data = self._path.read_bytes()
-        except OSError as error:
-            if not self._absent:
-                self._absent = True
-                journal.warning("plan_unreadable", path=str(self._path), reason=error.strerror)
+        data = self._file.news(journal)
+        if data is None:
             return
-        self._absent = False
-        self._seen = seen
         try:
             document = decode(data)
             self._take(document)
