@@ -4,7 +4,8 @@ Each desired object carries the digest of its manifest in an annotation. One is 
 digest differs from what this process applied or finds there, or when somebody changed what it sets;
 otherwise not, also after a restart or a takeover. Order: objects (within a namespace in the given
 order, namespaces side by side), leaf certificates, scales, statuses, events, then what is surplus.
-One object's failure stops no other; it is tried again after a growing wait. Called by ``loop``.
+One object's failure stops no other, nor does its slowness; it is tried again after a growing wait.
+Called by ``loop``.
 """
 
 import asyncio
@@ -30,6 +31,7 @@ from isochrone_operator.json_values import Json, items, text
 from isochrone_operator.logs import Log
 from isochrone_operator.metrics import Metrics
 from isochrone_operator.pace import Backoffs, Bucket
+from isochrone_operator.patience import Patience
 from isochrone_operator.reconciliation import (
     Event,
     EventType,
@@ -81,6 +83,9 @@ class Applier:
     bucket: Bucket
     events: EventPoster
     backoffs: Backoffs[Key]
+    patience: Patience = field(default_factory=Patience)
+    progress: Callable[[], None] = lambda: None
+    """Called after each write, well ended or not: this is work, and no standstill."""
     _applied: dict[Key, Applied] = field(default_factory=dict)
     _status_order: dict[Key, int] = field(default_factory=dict)
     _beat: int = 0
@@ -102,11 +107,13 @@ class Applier:
         no longer leads, ``UnreachableError`` when the API server is away.
         """
         self._beat, self._written, self._failed = self._beat + 1, 0, 0
+        self.patience.begin()
         await self._each(_by_namespace(wanted.desired), self._objects)
         if authority is not None:
-            await self._each(wanted.leaves, partial(self._leaf, authority, now))
+            # Who is trusted comes before who signs.
             outdated = stale_bundles(self.store.all(SECRETS), authority)
             await self._each(outdated, partial(self._bundle, authority))
+            await self._each(wanted.leaves, partial(self._leaf, authority, now))
         await self._each(wanted.scales, self._scale)
         complete = await self._statuses(wanted.statuses, stale)
         await self._each(wanted.events, self._event)
@@ -139,9 +146,10 @@ class Applier:
                 self._applied[key] = Applied.of(digest, live)
             return
         found = await self._write(
+            resource.kind,
             lambda: self.api.apply(
                 resource, marked(manifest, digest), manager=names.FIELD_MANAGER, force=True
-            )
+            ),
         )
         self._applied[key] = Applied.of(digest, found)
         self._note(resource, found, "apply")
@@ -151,7 +159,8 @@ class Applier:
         async def issue() -> None:
             secret = leaf_secret(order, authority, now=now)
             found = await self._write(
-                lambda: self.api.apply(SECRETS, secret, manager=names.FIELD_MANAGER, force=True)
+                SECRETS.kind,
+                lambda: self.api.apply(SECRETS, secret, manager=names.FIELD_MANAGER, force=True),
             )
             self._note(SECRETS, found, "issue")
             self.wake(self.store.put(SECRETS, found))
@@ -163,13 +172,14 @@ class Applier:
 
         async def refresh() -> None:
             found = await self._write(
+                SECRETS.kind,
                 lambda: self.api.merge(
                     SECRETS,
                     bundle_patch(authority),
                     namespace=namespace,
                     name=name,
                     manager=names.FIELD_MANAGER,
-                )
+                ),
             )
             self._note(SECRETS, found, "merge")
             self.wake(self.store.put(SECRETS, found))
@@ -182,13 +192,14 @@ class Applier:
         async def scale() -> None:
             resource = _resource(ref)
             await self._write(
+                ref.kind,
                 lambda: self.api.scale(
                     resource,
                     namespace=ref.namespace,
                     name=ref.name,
                     replicas=order.replicas,
                     manager=names.FIELD_MANAGER,
-                )
+                ),
             )
             self.log.info("scaled", kind=ref.kind, name=ref.name, replicas=order.replicas)
 
@@ -224,9 +235,10 @@ class Applier:
             # Nobody but the operator writes status, so that whatever else stands there is wrong.
             try:
                 found = await self._write(
+                    ref.kind,
                     lambda: self.api.apply(
                         resource, manifest, manager=names.FIELD_MANAGER, force=True, status=True
-                    )
+                    ),
                 )
             except MissingError:
                 # Deleted in between: nobody is left to be told.
@@ -248,9 +260,10 @@ class Applier:
             resource = _resource(ref)
             try:
                 await self._write(
+                    ref.kind,
                     lambda: self.api.delete(
                         resource, namespace=ref.namespace, name=ref.name, uid=ref.uid
-                    )
+                    ),
                 )
             except (MissingError, ConflictError):
                 # Gone, or another object bears the name by now: the watches will say.
@@ -264,12 +277,16 @@ class Applier:
         """Do ``work`` unless it failed lately; note its failure, and go on."""
         if not self.backoffs.ready(key):
             return
+        if not self.patience.is_left_for(key[1]):
+            self._failed += 1
+            self.backoffs.failed(key)
+            return
         try:
             await work()
-        except UnreachableError:
-            # No object's fault: the whole round ends, and the loop waits.
-            raise
         except ClusterError as error:
+            if isinstance(error, UnreachableError) and self.patience.is_alone:
+                # No object's fault: the whole round ends, and the loop waits.
+                raise
             self._failed += 1
             count = self.backoffs.failed(key, at_least_s=error.retry_after_s or 0.0)
             verb, kind, namespace, name = key
@@ -295,11 +312,13 @@ class Applier:
                 )
         else:
             self.backoffs.succeeded(key)
+        finally:
+            self.progress()
 
-    async def _write(self, call: Callable[[], Awaitable[Json | None]]) -> Json:
+    async def _write(self, kind: str, call: Callable[[], Awaitable[Json | None]]) -> Json:
         await self.bucket.take()
         self._check()
-        found = await call()
+        found = await self.patience.run(kind, call)
         self._written += 1
         return found or {}
 

@@ -9,6 +9,9 @@ Rotation has three steps, so that at no time does one end trust what the other d
    orders every leaf anew because its issuer has changed;
 3. the old one stays in the bundles until it runs out.
 
+Where the Secret is gone, a new CA is made at once, which signs what is missing; the bundles that cells
+have left keep the old one trusted, and what it signed is ordered anew an hour later, as above.
+
 Called by ``apply`` (leaves) and ``loop`` (the CA).
 """
 
@@ -27,6 +30,7 @@ from isochrone.units import SECOND, Instant
 from isochrone_operator import names
 from isochrone_operator.api import Api
 from isochrone_operator.certificates_read import BUNDLE_MAX, decode, fingerprint, first
+from isochrone_operator.children.certificates import OVERLAP_NS, SKEW_NS
 from isochrone_operator.errors import ConflictError, ExistsError, MissingError
 from isochrone_operator.json_values import Json, mapping, text, texts
 from isochrone_operator.logs import Log
@@ -35,10 +39,8 @@ from isochrone_operator.resources import SECRETS
 
 LEAF_LIFE: Final = timedelta(days=30)
 AUTHORITY_LIFE: Final = timedelta(days=365)
-SKEW: Final = timedelta(minutes=5)
-"""Certificates begin this much before they are made: clocks differ."""
-OVERLAP: Final = timedelta(hours=1)
-"""How long a next CA is in every bundle before it signs; kubelet takes up to two minutes."""
+SKEW: Final = timedelta(seconds=SKEW_NS / SECOND)
+OVERLAP: Final = timedelta(seconds=OVERLAP_NS / SECOND)
 WRITES_MAX: Final = 5
 """Tries against other replicas that write the CA at the same time."""
 
@@ -151,10 +153,11 @@ def next_step(authority: Authority) -> datetime:
 
 
 async def tend_authority(
-    api: Api, namespace: str, *, now: Instant, log: Log
+    api: Api, namespace: str, *, now: Instant, log: Log, leaves: Iterable[Json] = ()
 ) -> tuple[Authority, Json]:
     """Return the CA of this installation and its Secret: made if there is none, rotated if due.
 
+    ``leaves`` are the Secrets of cells: what their bundles trust stays trusted beside a CA made anew.
     Raises ``ConflictError`` when others write it each time, ``ValueError`` when the Secret holds
     something else, and what ``api`` raises.
     """
@@ -163,7 +166,9 @@ async def tend_authority(
         try:
             secret = await api.get(SECRETS, namespace=namespace, name=names.CA_SECRET)
         except MissingError:
-            made = Authority(signing=make_authority(at), upcoming=None, former=())
+            made = Authority(
+                signing=make_authority(at), upcoming=None, former=trusted_by(leaves, at)
+            )
             try:
                 secret = await api.create(
                     SECRETS, _secret_of(made, namespace), manager=names.FIELD_MANAGER
@@ -171,7 +176,11 @@ async def tend_authority(
             except ExistsError:
                 # The other replica was faster: its CA it is.
                 continue
-            log.info("authority_made", secret=f"{namespace}/{names.CA_SECRET}")
+            log.info(
+                "authority_made",
+                secret=f"{namespace}/{names.CA_SECRET}",
+                also_trusted=len(made.former),
+            )
             return made, secret
         held = read_authority(secret)
         wanted = rotated(held, at)
@@ -192,6 +201,22 @@ async def tend_authority(
         return wanted, secret
     message = f"Secret {namespace}/{names.CA_SECRET} is written by others all the time"
     raise ConflictError(message)
+
+
+def trusted_by(leaves: Iterable[Json], now: datetime) -> tuple[x509.Certificate, ...]:
+    """Return the authorities in the bundles of ``leaves``, those that live longest first.
+
+    A bundle that cannot be read vouches for nobody.
+    """
+    found: dict[str, x509.Certificate] = {}
+    for it in leaves:
+        try:
+            bundle = x509.load_pem_x509_certificates(decode(texts(it, "data"), "ca.crt"))
+        except ValueError:
+            continue
+        found |= {fingerprint(one): one for one in bundle if one.not_valid_after_utc > now}
+    ordered = sorted(found, key=lambda key: (found[key].not_valid_after_utc, key), reverse=True)
+    return tuple(found[key] for key in ordered[: BUNDLE_MAX - 2])
 
 
 def read_authority(secret: Json) -> Authority:

@@ -5,6 +5,7 @@
     IsochroneError
      └─ ClusterError
          ├─ UnreachableError   no answer (connection, TLS, time-out)       later
+         ├─ TimedOutError      a write took longer than it may             later
          ├─ ThrottledError     429: as many requests as it will take       after ``retry_after_s``
          ├─ ServerFaultError   5xx: its own fault                          later
          ├─ ConflictError      409: somebody wrote in between, or owns it  read again, then decide
@@ -42,6 +43,12 @@ class UnreachableError(ClusterError):
 
     reason = "Unreachable"
     retried = True
+
+
+class TimedOutError(ClusterError):
+    """A write was given up: the API server, or a webhook that it asks, takes too long over it."""
+
+    reason = "TimedOut"
 
 
 class ThrottledError(ClusterError):

@@ -26,6 +26,8 @@ from isochrone_operator.resources import LEASES
 
 RELEASE_TIMEOUT_S: Final = 3.0
 """Giving a Lease back must not hold up a process that ends."""
+RELEASE_AGAIN_S: Final = 0.05
+"""Between two tries of it, when somebody else wrote the Lease, or the API server did not answer."""
 
 
 def boot_clock() -> Nanoseconds:
@@ -102,6 +104,8 @@ class Candidate:
     _seen: Seen | None = None
     _epoch: int = 0
     _held: bool = False
+    _asked: bool = False
+    """Whether it asked for the Lease and does not know the answer: it may hold it."""
     _renewed_at_ns: Nanoseconds = 0
     _released: bool = False
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -151,15 +155,22 @@ class Candidate:
         self._released = True
         self.nudge.set()
         self.changed.set()
+        problem = ""
         try:
             async with asyncio.timeout(RELEASE_TIMEOUT_S), self._turn:
-                if self._held:
-                    lease = await self.api.lease(
-                        namespace=self.place.namespace, name=self.place.name
-                    )
-                    await self._give_back(lease)
-        except (ClusterError, TimeoutError) as error:
-            self.log.warning("lease_not_released", lease=self.place.name, problem=str(error))
+                while self._held or self._asked:
+                    try:
+                        lease = await self.api.lease(
+                            namespace=self.place.namespace, name=self.place.name
+                        )
+                        await self._give_back(lease)
+                        self._held = self._asked = False
+                    except ClusterError as error:
+                        problem = str(error)
+                        await asyncio.sleep(RELEASE_AGAIN_S)
+        except TimeoutError as error:
+            problem = problem or f"no answer: {type(error).__name__}"
+            self.log.warning("lease_not_released", lease=self.place.name, problem=problem)
         self._held = False
 
     def _is_released(self) -> bool:
@@ -167,7 +178,8 @@ class Candidate:
         return self._released
 
     async def _give_back(self, lease: Json) -> None:
-        if not self._is_mine(lease):
+        asked = self._asked and text(lease, "spec", "holderIdentity") == self.place.identity
+        if not asked and not self._is_mine(lease):
             return
         spec = {**mapping(lease, "spec"), "holderIdentity": "", "leaseDurationSeconds": 1}
         await self._write({**lease, "spec": spec})
@@ -238,9 +250,14 @@ class Candidate:
             "acquireTime": now,
             "leaseTransitions": epoch,
         }
-        with contextlib.suppress(ConflictError, ExistsError):
-            # Somebody else was faster: the next look says who.
+        self._asked = True
+        try:
             self._observe(await self._write({**lease, "spec": spec}))
+        except (ConflictError, ExistsError):
+            # Somebody else was faster: the next look says who.
+            self._asked = False
+        else:
+            self._asked = False
             self._held, self._epoch, self._renewed_at_ns = True, epoch, sent_ns
             self.log.info(
                 "lease_acquired", lease=self.place.name, epoch=epoch, identity=self.place.identity

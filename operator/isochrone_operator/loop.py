@@ -10,10 +10,11 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from isochrone.units import SECOND, Instant, Nanoseconds
+from isochrone_operator import names
 from isochrone_operator.api import Api
 from isochrone_operator.apply import Applier, NotLeadingError
 from isochrone_operator.certificates import Authority, next_step, tend_authority
@@ -45,8 +46,12 @@ DEBOUNCE_CAP: Final = 5
 WAKE_MIN_NS: Final = 2 * SECOND
 """A look that asked for another one in the past gets it after this time: no tight loop."""
 AUTHORITY_LOOK_NS: Final = 600 * SECOND
+ACTING_GAP_NS: Final = 60 * SECOND
+"""Looks that lie further apart than this are no acting without a gap: what was allowed a time to
+become ready is given it anew. Twice the longest wait between two looks."""
 STUCK_NS: Final = 300 * SECOND
-"""A loop that did not come around for this long is stuck: the solver's bound is far below."""
+"""A loop that neither came around nor got on for this long is stuck: the bounds of the solver and of
+any one request are far below."""
 DEFECTS_MAX: Final = 5
 """Looks in a row that a defect ended, after which only a new process, or another replica, may help."""
 
@@ -135,17 +140,24 @@ class Loop:
     _authority: Authority | None = None
     _authority_due_ns: Nanoseconds = 0
     _beat_ns: Nanoseconds = 0
+    _looked_ns: Nanoseconds | None = None
+    _acting_since: Instant = 0
     _trouble: Backoffs[str] = field(init=False)
     _defects: int = 0
     _defect: str = ""
 
     def __post_init__(self) -> None:
-        self._beat_ns = self.clock()
+        self.beat()
         self._trouble = Backoffs(clock=self.clock)
+        self.applier.progress = self.reader.progress = self.beat
+
+    def beat(self) -> None:
+        """Note that the loop gets on: thousands of writes, or lists, may be one look."""
+        self._beat_ns = self.clock()
 
     @property
     def is_stuck(self) -> bool:
-        """Return whether the loop did not come around for longer than it may take."""
+        """Return whether the loop has neither come around nor got on for longer than it may take."""
         return self.clock() - self._beat_ns > STUCK_NS
 
     @property
@@ -184,7 +196,7 @@ class Loop:
         led_epoch = 0
         next_ns = self.clock()
         while True:
-            self._beat_ns = self.clock()
+            self.beat()
             leads = self.synced and self.candidate.leads()
             if not leads:
                 led_epoch = 0
@@ -225,8 +237,10 @@ class Loop:
 
     async def _take_over(self) -> None:
         """See everything before the first decision: watches may lag behind the former leader."""
-        await self.relister.all()
+        await self.relister.all(self.beat)
         self.metrics.objects.clear()
+        self._observer = Observer()
+        self._looked_ns = None
         self._authority_due_ns = 0
         self.changes.add(Urgency.NOW)
         self.log.info("acting", epoch=self.candidate.epoch)
@@ -241,14 +255,16 @@ class Loop:
         first_ns = self.changes.clear()
         await self._tend_authority()
         ends = await self.reader.read_ends(self.store.all(JOBS), self.store.all(PODS))
+        now = self.wall_clock()
+        if self._looked_ns is None or begun_ns - self._looked_ns > ACTING_GAP_NS:
+            self._acting_since = now
         with self.metrics.observe_seconds.time(), exposed("observe"):
             snapshot = self._snapshot(ends)
-        now = self.wall_clock()
         with self.metrics.plan_seconds.time(), exposed("reconcile"):
             wanted = await asyncio.to_thread(self.reconcile, snapshot, now, self.settings)
         with exposed("count"):
             self.metrics.objects.decided(snapshot, wanted)
-        self._beat_ns = self.clock()
+        self.beat()
         with self.metrics.apply_seconds.time():
             outcome = await self.applier.apply(
                 wanted, authority=self._authority, now=now, stale=lambda: self.changes.is_urgent
@@ -258,7 +274,7 @@ class Loop:
         with exposed("show"):
             # With the statuses that were just written; what did not change is not read again.
             self.metrics.objects.show(self._snapshot(ends), self.settings)
-        ended_ns = self.clock()
+        ended_ns = self._looked_ns = self.clock()
         self._show(wanted, outcome.written, outcome.failed, begun_ns, ended_ns)
         since_ns = begun_ns if first_ns is None else first_ns
         self.metrics.reconcile_seconds.labels(CONTROLLER).observe((ended_ns - since_ns) / SECOND)
@@ -267,7 +283,8 @@ class Loop:
 
     def _snapshot(self, ends: Mapping[str, JobEnd]) -> Snapshot:
         only = self.settings.watch_namespaces
-        return self._observer.snapshot(self.store.view(), ends, only=only)
+        found = self._observer.snapshot(self.store.view(), ends, now=self.wall_clock(), only=only)
+        return replace(found, acting_since=self._acting_since)
 
     def _next(
         self,
@@ -286,12 +303,18 @@ class Loop:
         return min(times)
 
     async def _tend_authority(self) -> None:
-        if self._authority is not None and self.clock() < self._authority_due_ns:
+        held = self.store.get(SECRETS, namespace=self.settings.namespace, name=names.CA_SECRET)
+        known = self._authority is not None and held is not None
+        if known and self.clock() < self._authority_due_ns:
             return
         now = self.wall_clock()
         try:
             self._authority, secret = await tend_authority(
-                self.api, self.settings.namespace, now=now, log=self.log
+                self.api,
+                self.settings.namespace,
+                now=now,
+                log=self.log,
+                leaves=[it for it in self.store.all(SECRETS) if it is not held],
             )
         except ValueError as error:
             # Somebody put something else into the Secret: everything but new leaves goes on.

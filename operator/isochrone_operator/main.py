@@ -106,6 +106,7 @@ def assemble(
         store=store,
         watched=watched(settings),
         namespaces=settings.watch_namespaces,
+        home=settings.namespace,
         wake=changes.add,
     )
     return Loop(
@@ -135,7 +136,7 @@ async def run(settings: Settings, log: Log, *, ports: Ports, reconcile: Reconcil
             (ports.metrics, {"/metrics": lambda: Page(200, EXPOSITION, metrics.text())}),
             (ports.health, _probes(loop)),
         ):
-            server = await serve(pages, host="0.0.0.0", port=port)  # noqa: S104 - kubelet asks
+            server = await serve(pages, host=settings.any_address, port=port)
             stack.callback(server.close)
         log.info("started", identity=settings.identity, namespace=settings.namespace)
         await _run_until(stop, loop, settings, log)

@@ -17,6 +17,8 @@ GATEWAY: Final = "isochrone-gateway"
 """Deployment, Service, EndpointSlice, ServiceAccount, Role, ConfigMap, … of a cell's gateways."""
 EXECUTOR: Final = "isochrone-executor"
 """ServiceAccount and NetworkPolicy of executors."""
+FETCHER: Final = "isochrone-fetcher"
+"""NetworkPolicy of the builder Jobs that fetch."""
 BUILDER: Final = "isochrone-builder"
 """ServiceAccount and NetworkPolicy of builder Jobs."""
 CELL_LEASE: Final = "isochrone-cell"
@@ -43,7 +45,7 @@ LABEL_SCALABLE: Final = "isochrone.dev/scalable"
 ANNOTATION_IDLE_REPLICAS: Final = "isochrone.dev/idle-replicas"
 """On such a MachineDeployment, by its owner: its replicas when no pool names it; absent means 0."""
 LABEL_STEP: Final = "isochrone.dev/step"
-"""What a builder Job and its pods do: ``build`` or ``profile``."""
+"""What a builder Job and its pods do: ``fetch``, ``build`` or ``profile``."""
 LABEL_BASIS: Final = "isochrone.dev/basis"
 """Of a generated ModelVariant: digest of the build that made it."""
 APP: Final = "isochrone"
@@ -55,6 +57,7 @@ SCALABLE_SELECTOR: Final = f"{LABEL_SCALABLE}=true"
 COMPONENT_GATEWAY: Final = "gateway"
 COMPONENT_EXECUTOR: Final = "executor"
 COMPONENT_BUILDER: Final = "builder"
+STEP_FETCH: Final = "fetch"
 STEP_BUILD: Final = "build"
 STEP_PROFILE: Final = "profile"
 
@@ -65,6 +68,8 @@ ADMIN_PORT: Final = 9090
 """The gateway's admin listener, on its pod's loopback."""
 HEALTH_PORT: Final = 9091
 """Metrics and probes of a gateway, for kubelet and Prometheus."""
+AGENT_PORT: Final = 9092
+"""Probes of a gateway's agent, for kubelet."""
 EXECUTOR_PORT: Final = 7070
 OPERATOR_METRICS_PORT: Final = 8080
 OPERATOR_HEALTH_PORT: Final = 8081
@@ -76,6 +81,8 @@ CACHE_DIRECTORY: Final = "/var/lib/isochrone/cache"
 STORE_DIRECTORY: Final = "/var/lib/isochrone/store"
 SOURCES_DIRECTORY: Final = "/var/lib/isochrone/sources"
 """Where a builder Job finds the claims that a Model's ``pvc://`` URIs name, each in a folder."""
+SECRETS_DIRECTORY: Final = "/var/lib/isochrone/secrets"
+"""Where a Job that fetches finds a Model's Secrets, each in a folder."""
 
 
 def gateway_peer(namespace: str) -> str:

@@ -20,9 +20,10 @@ from isochrone.api.model import Model
 from isochrone.api.modelvariant import ModelVariant
 from isochrone.api.resource import Resource as Kind
 from isochrone.api.servingplan import ServingPlan
+from isochrone.units import Instant
 from isochrone_operator import names, observe_nodes, observe_workloads, resources
 from isochrone_operator.certificates_read import read_certificate
-from isochrone_operator.json_values import Json, integer, mapping, text, texts
+from isochrone_operator.json_values import Json, integer, items, mapping, text, texts
 from isochrone_operator.observe_values import JobEnd, instant, is_deleting, ref_of
 from isochrone_operator.resources import Resource
 from isochrone_operator.snapshot import (
@@ -42,17 +43,29 @@ PROBLEMS_MAX: Final = 5
 """Faults of one unreadable object that its message names."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Heard:
+    """One gateway's words, and when they were first seen here."""
+
+    value: str
+    at: Instant
+
+
 @dataclass(slots=True)
 class Observer:
     """Makes snapshots, and remembers what it parsed for the last of them."""
 
     _parsed: dict[tuple[str, str], object] = field(default_factory=dict)
     _used: dict[tuple[str, str], object] = field(default_factory=dict)
+    _heard: dict[tuple[str, str], _Heard] = field(default_factory=dict)
 
     def snapshot(
-        self, view: View, ends: Mapping[str, JobEnd], *, only: tuple[str, ...] = ()
+        self, view: View, ends: Mapping[str, JobEnd], *, now: Instant, only: tuple[str, ...] = ()
     ) -> Snapshot:
-        """Return everything in ``view``, and how Jobs ended by uid; ``only`` these namespaces."""
+        """Return everything in ``view``, and how Jobs ended by uid; ``only`` these namespaces.
+
+        ``now``, in nanoseconds since 1970, is when what is new in reports counts as heard.
+        """
         self._used = {}
         bad: list[Unreadable] = []
         found = Snapshot(
@@ -70,7 +83,7 @@ class Observer:
                 observe_workloads.job(it, ends.get(text(it, "metadata", "uid")))
                 for it in view.get(resources.JOBS, ())
             ),
-            reports=self._reports(view, bad),
+            reports=self._reports(view, bad, now),
             node_pools=self._each(view, resources.NODE_POOLS, observe_nodes.node_pool),
             machine_deployments=self._each(
                 view, resources.MACHINE_DEPLOYMENTS, observe_nodes.machine_deployment
@@ -98,13 +111,29 @@ class Observer:
     def _each(self, view: View, resource: Resource, parse: Callable[[Json], T]) -> tuple[T, ...]:
         return tuple(self._remember(it, parse) for it in view.get(resource, ()))
 
-    def _reports(self, view: View, bad: list[Unreadable]) -> tuple[Report, ...]:
+    def _reports(self, view: View, bad: list[Unreadable], now: Instant) -> tuple[Report, ...]:
         found: list[Report] = []
+        heard: dict[tuple[str, str], _Heard] = {}
         for it in view.get(resources.CONFIG_MAPS, ()):
-            if text(it, "metadata", "name") == names.REPORT:
-                reports, unread = self._remember(it, _reports_of)
-                found += reports
-                bad += unread
+            if text(it, "metadata", "name") != names.REPORT:
+                continue
+            said, unread = self._remember(it, _reports_of)
+            bad += unread
+            namespace = text(it, "metadata", "namespace")
+            for key, value in sorted(texts(it, "data").items()):
+                place = (namespace, key)
+                heard[place] = _heard(self._heard.get(place), value, it, now)
+                if key in said:
+                    gateway, observed = said[key]
+                    found.append(
+                        Report(
+                            namespace=namespace,
+                            gateway=gateway,
+                            at=heard[place].at,
+                            observed=observed,
+                        )
+                    )
+        self._heard = heard
         return tuple(found)
 
     def _certificates(self, view: View, bad: list[Unreadable]) -> tuple[Certificate, ...]:
@@ -134,26 +163,32 @@ class Observer:
 class _ReportDocument(msgspec.Struct):
     gateway: str
     at: str
+    """When the agent wrote it, by its own clock: for people, and so that no two are the same."""
     observed: Observed
 
 
-def _reports_of(found: Json) -> tuple[list[Report], list[Unreadable]]:
-    reports: list[Report] = []
+def _reports_of(found: Json) -> tuple[dict[str, tuple[str, Observed]], list[Unreadable]]:
+    """Return what each key says, gateway and figures, and which keys hold no report."""
+    reports: dict[str, tuple[str, Observed]] = {}
     bad: list[Unreadable] = []
     for key, value in sorted(texts(found, "data").items()):
         try:
             read = msgspec.json.decode(value, type=_ReportDocument)
-            reports.append(
-                Report(
-                    namespace=text(found, "metadata", "namespace"),
-                    gateway=read.gateway,
-                    at=instant(read.at),
-                    observed=read.observed,
-                )
-            )
+            reports[key] = (read.gateway, read.observed)
         except (msgspec.DecodeError, ValueError) as error:
             bad.append(_unreadable(found, f"data.{key} is no report: {error}"))
     return reports, bad
+
+
+def _heard(known: _Heard | None, value: str, found: Json, now: Instant) -> _Heard:
+    """Return since when ``value`` is known here.
+
+    What stood there before this process looked is as old as the last write of ``found`` at least.
+    """
+    if known is None:
+        times = [text(it, "time") for it in items(found, "metadata", "managedFields")]
+        return _Heard(value, min([now, *(instant(it) for it in times if it)]))
+    return known if known.value == value else _Heard(value, now)
 
 
 def _unreadable(found: Json, problem: str) -> Unreadable:

@@ -2,9 +2,11 @@
 
 ``Relister.all`` lists everything, before this process decides anything and whenever it comes to
 lead; ``Relister.one`` lists the next kind in turn, so that each is looked at again every few minutes.
+Secrets are not watched: those of ours are asked for by their names, every few turns.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -12,13 +14,15 @@ from typing import Final
 from isochrone_operator import names, resources
 from isochrone_operator.api import Api
 from isochrone_operator.errors import ClusterError, MissingError
-from isochrone_operator.json_values import text
+from isochrone_operator.json_values import Json, text
 from isochrone_operator.store import Store, Urgency
 from isochrone_operator.watched import Watched
 
 ONE_EVERY_S: Final = 10.0
 """Two dozen kinds in turn: each about every four minutes."""
 
+SECRETS_TURNS: Final = 2
+"""So many turns between two looks at our Secrets: a lost certificate is seen within 20 s."""
 PARALLEL_MAX: Final = 4
 """Lists under way at a time: each may be megabytes."""
 
@@ -31,16 +35,22 @@ class Relister:
     store: Store
     watched: tuple[Watched, ...]
     namespaces: tuple[str, ...]
+    home: str
+    """The operator's own namespace, where its CA is."""
     wake: Callable[[Urgency], None]
     _turn: int = 0
 
-    async def all(self) -> None:
-        """List every kind. Raises what ``api`` raises; an optional kind may be missing."""
+    async def all(self, progress: Callable[[], None] = lambda: None) -> None:
+        """List every kind; ``progress`` is called after each.
+
+        Raises what ``api`` raises; an optional kind may be missing.
+        """
         rest = iter(self.watched)
 
         async def worker() -> None:
             for it in rest:
                 await self._list(it)
+                progress()
 
         try:
             async with asyncio.TaskGroup() as group:
@@ -49,9 +59,12 @@ class Relister:
         except* ClusterError as errors:
             raise errors.exceptions[0] from None
         await self._leases()
+        await self._secrets()
 
     async def one(self) -> None:
         """List the next kind in turn."""
+        if self._turn % SECRETS_TURNS == 0:
+            await self._secrets()
         turn = self._turn % (len(self.watched) + 1)
         self._turn += 1
         if turn < len(self.watched):
@@ -79,6 +92,26 @@ class Relister:
                         {**found, "apiVersion": resources.LEASES.api_version, "kind": "Lease"},
                     )
                 )
+
+    async def _secrets(self) -> None:
+        """Look at the certificates of all cells, and at the CA, each by its name."""
+        found: list[Json] = []
+        versions: list[int] = []
+        for namespace in self.namespaces or ("",):
+            for name in (names.GATEWAY_TLS, names.EXECUTOR_TLS):
+                listing = await self.api.list(
+                    resources.SECRETS, namespace=namespace, fields=f"metadata.name={name}"
+                )
+                found += listing.items
+                at = listing.resource_version
+                versions.append(int(at) if at.isdigit() else 0)
+        with contextlib.suppress(MissingError):
+            # It is made when it is first needed.
+            authority = await self.api.get(
+                resources.SECRETS, namespace=self.home, name=names.CA_SECRET
+            )
+            found.append({**authority, "apiVersion": "v1", "kind": "Secret"})
+        self.wake(self.store.listed(resources.SECRETS, tuple(found), at=str(min(versions))))
 
     async def _list(self, it: Watched) -> None:
         for namespace in self.namespaces if it.resource.namespaced and self.namespaces else ("",):

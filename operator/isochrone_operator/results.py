@@ -41,6 +41,8 @@ class ResultReader:
     api: Api
     log: Log
     clock: Callable[[], Nanoseconds] = boot_clock
+    progress: Callable[[], None] = lambda: None
+    """Called after each log."""
     ends: dict[str, JobEnd] = field(default_factory=dict)
     """By the Job's uid."""
     _tries: dict[str, _Tries] = field(default_factory=dict)
@@ -61,6 +63,7 @@ class ResultReader:
         for uid, it in waiting[:READS_MAX]:
             name = (text(it, "metadata", "namespace"), text(it, "metadata", "name"))
             await self._read(uid, it, pods_of.get(name, ()))
+            self.progress()
         return self.ends
 
     @property

@@ -7,6 +7,7 @@ import argparse
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_network
 from typing import Final
 
 from isochrone.units import SECOND, Bytes, Nanoseconds, parse_bytes, parse_duration
@@ -35,6 +36,23 @@ class StoreClaim:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Builders:
+    """What a build Job's pod asks for, and how much memory it may take at most."""
+
+    cpu: str
+    memory: str
+    memory_limit: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiServer:
+    """Where the API server may be reached by our pods; no ``cidrs``: anywhere, on these ``ports``."""
+
+    cidrs: tuple[str, ...]
+    ports: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """How one operator runs.
 
@@ -42,10 +60,13 @@ class Settings:
     more changes before it plans. ``requests_per_second``: of writes to the API server, at most.
     ``dwell_ns``: how long a plan that holds stays, before a cheaper one may replace it.
     ``rollout_ns``: how long a new plan may take to become ready before it is rolled back.
+    ``approval_ns``: how long a plan waits for a person who must approve it.
+    ``pod_ip``: an address of this pod, whose family is the first of the cluster's.
     """
 
     namespace: str
     identity: str
+    pod_ip: str
     watch_namespaces: tuple[str, ...]
     images: Images
     store: StoreClaim
@@ -53,12 +74,15 @@ class Settings:
     gateway_replicas: int
     gateway_cpu: str
     gateway_memory: str
+    builders: Builders
+    api_server: ApiServer
     cluster_domain: str
     karpenter: bool
     cluster_api: bool
     debounce_ns: Nanoseconds
     dwell_ns: Nanoseconds
     rollout_ns: Nanoseconds
+    approval_ns: Nanoseconds
     requests_per_second: float
     log_level: str
 
@@ -67,10 +91,21 @@ class Settings:
         """Bound of one executor pod's cache of artifacts."""
         return parse_bytes(self.cache_size)
 
+    @property
+    def ip_family(self) -> str:
+        """The first family of the cluster's addresses, as an EndpointSlice calls it."""
+        return "IPv6" if ":" in self.pod_ip else "IPv4"
+
+    @property
+    def any_address(self) -> str:
+        """The host to listen on so that everybody who knows a pod's address reaches it."""
+        return "::" if self.ip_family == "IPv6" else "0.0.0.0"  # noqa: S104 - pods serve others
+
 
 _OPTIONS: Final[tuple[tuple[str, str, str], ...]] = (
     ("namespace", "isochrone-system", "namespace that the operator runs in"),
     ("identity", "", "name of this replica (default: the host's name)"),
+    ("pod-ip", "", "address of this pod (default: pods have IPv4 addresses)"),
     ("watch-namespaces", "", "only these namespaces, separated by commas (default: all)"),
     ("operator-image", "isochrone-operator:latest", "image of the operator and the agents"),
     ("runtime-image", "isochrone-runtime:latest", "image of gateways and light executors"),
@@ -84,12 +119,22 @@ _OPTIONS: Final[tuple[tuple[str, str, str], ...]] = (
     ("gateway-replicas", "2", "gateways of a cell: one leads, the others wait"),
     ("gateway-cpu", "1", "cores of a gateway"),
     ("gateway-memory", "1Gi", "memory of a gateway"),
+    ("builder-cpu", "500m", "cores that a build Job asks for; it uses what is idle"),
+    ("builder-memory", "1Gi", "memory that a build Job asks for"),
+    ("builder-memory-limit", "12Gi", "memory that a build Job may take at most"),
+    ("api-server-cidrs", "", "where the API server is, separated by commas (default: anywhere)"),
+    ("api-server-ports", "443,6443", "its ports, after any translation, separated by commas"),
     ("cluster-domain", "cluster.local", "DNS domain of the cluster"),
     ("karpenter", "false", "whether to make Karpenter NodePools"),
     ("cluster-api", "false", "whether to scale MachineDeployments"),
     ("debounce", "200ms", "how long to wait for more changes before planning"),
     ("dwell", "5m", "how long a plan that holds stays before a cheaper one may replace it"),
     ("rollout", "10m", "how long a new plan may take to become ready before it is rolled back"),
+    (
+        "approval",
+        "24h",
+        "how long a plan waits for its approval, before a fresh one takes its place",
+    ),
     ("requests-per-second", "50", "writes to the API server, at most"),
     ("log-level", "info", "debug, info, warning or error"),
 )
@@ -118,6 +163,7 @@ def _settings(given: Mapping[str, str]) -> Settings:
     settings = Settings(
         namespace=given["namespace"],
         identity=given["identity"] or os.uname().nodename,
+        pod_ip=given["pod_ip"],
         watch_namespaces=_names(given["watch_namespaces"]),
         images=Images(
             operator=given["operator_image"],
@@ -135,12 +181,22 @@ def _settings(given: Mapping[str, str]) -> Settings:
         gateway_replicas=int(given["gateway_replicas"]),
         gateway_cpu=given["gateway_cpu"],
         gateway_memory=given["gateway_memory"],
+        builders=Builders(
+            cpu=given["builder_cpu"],
+            memory=given["builder_memory"],
+            memory_limit=given["builder_memory_limit"],
+        ),
+        api_server=ApiServer(
+            cidrs=tuple(str(ip_network(it)) for it in _names(given["api_server_cidrs"])),
+            ports=tuple(int(it) for it in _names(given["api_server_ports"])),
+        ),
         cluster_domain=given["cluster_domain"],
         karpenter=_one_of("karpenter", given, ("true", "false")) == "true",
         cluster_api=_one_of("cluster-api", given, ("true", "false")) == "true",
         debounce_ns=parse_duration(given["debounce"]),
         dwell_ns=parse_duration(given["dwell"]),
         rollout_ns=parse_duration(given["rollout"]),
+        approval_ns=parse_duration(given["approval"]),
         requests_per_second=float(given["requests_per_second"]),
         log_level=_one_of("log-level", given, ("debug", "info", "warning", "error")),
     )
@@ -149,6 +205,14 @@ def _settings(given: Mapping[str, str]) -> Settings:
         raise ValueError(message)
     if settings.requests_per_second <= 0 or settings.rollout_ns < SECOND:
         message = "requests-per-second must be positive, and rollout at least 1s"
+        raise ValueError(message)
+    if not settings.api_server.ports or not all(
+        0 < it < 1 << 16 for it in settings.api_server.ports
+    ):
+        message = "api-server-ports: at least one, each from 1 to 65535"
+        raise ValueError(message)
+    if parse_bytes(settings.builders.memory) > parse_bytes(settings.builders.memory_limit):
+        message = "builder-memory: at most builder-memory-limit"
         raise ValueError(message)
     return settings
 

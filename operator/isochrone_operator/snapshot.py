@@ -136,7 +136,10 @@ class ObservedWorker:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObservedService:
-    """What a gateway saw of one service in the last ``window_s`` seconds."""
+    """What a gateway saw of one service in the last ``window_s`` seconds.
+
+    ``unserved`` requests found no worker with the model: they were refused for that, or wait now.
+    """
 
     service: str
     window_s: float
@@ -153,6 +156,7 @@ class ObservedService:
     p99_ns: Nanoseconds | None
     p999_ns: Nanoseconds | None
     accuracy_ppm: PartsPerMillion | None
+    unserved: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,7 +172,11 @@ class Observed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What the agent of the gateway pod ``gateway`` reported at ``at``."""
+    """What the agent of the gateway pod ``gateway`` reported; ``at``: when it was first seen here.
+
+    By the operator's clock, or the API server's where it was written before this process looked:
+    an agent's own clock proves nothing.
+    """
 
     namespace: str
     gateway: str
@@ -225,7 +233,10 @@ class Child:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """Everything, each tuple sorted by namespace and name."""
+    """Everything, each tuple sorted by namespace and name.
+
+    ``acting_since``: since when somebody has looked and acted without a gap.
+    """
 
     models: tuple[Model, ...] = ()
     variants: tuple[ModelVariant, ...] = ()
@@ -245,3 +256,4 @@ class Snapshot:
     machine_deployments: tuple[MachineDeployment, ...] = ()
     certificates: tuple[Certificate, ...] = ()
     children: tuple[Child, ...] = ()
+    acting_since: Instant = 0

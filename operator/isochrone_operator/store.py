@@ -114,6 +114,7 @@ def _pruned(resource: Resource, found: Json) -> Json:
     """Return what is kept of an object: no field managers, and of Secrets nothing secret.
 
     Of our own kinds it is kept when the status was written: figures are written at a bounded rate.
+    Of the gateways' reports it is kept when the last one was written, by the API server's clock.
     """
     metadata = {k: v for k, v in mapping(found, "metadata").items() if k != "managedFields"}
     if resource in OURS:
@@ -121,6 +122,12 @@ def _pruned(resource: Resource, found: Json) -> Json:
             {"subresource": "status", "time": text(it, "time")}
             for it in items(found, "metadata", "managedFields")
             if text(it, "subresource") == "status" and text(it, "time")
+        ]
+    if resource == CONFIG_MAPS and text(metadata, "name") == names.REPORT:
+        metadata["managedFields"] = [
+            {"time": text(it, "time")}
+            for it in items(found, "metadata", "managedFields")
+            if text(it, "manager") == names.AGENT_FIELD_MANAGER
         ]
     pruned = {**found, "metadata": metadata}
     if resource == SECRETS:
@@ -174,7 +181,7 @@ def _essence_of_pod(found: Json) -> Json:
 
 
 def _report_essence(found: Json) -> object:
-    """Return what a report says besides times and figures of services: what rollouts wait for."""
+    """Return what a report says besides times and figures: what rollouts wait for, and who waits."""
     essence: dict[str, object] = {}
     for gateway, value in texts(found, "data").items():
         try:
@@ -183,5 +190,6 @@ def _report_essence(found: Json) -> object:
             essence[gateway] = value
             continue
         observed = mapping(report, "observed")
-        essence[gateway] = {key: it for key, it in observed.items() if key != "services"}
+        waiting = [text(it, "service") for it in items(observed, "services") if it.get("unserved")]
+        essence[gateway] = {**observed, "services": waiting}
     return essence

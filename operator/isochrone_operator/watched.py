@@ -24,7 +24,12 @@ _ALWAYS: Final = (
     *(Watched(resource=it) for it in resources.OURS),
     Watched(resource=resources.NAMESPACES),
     Watched(resource=resources.NODES),
-    *(Watched(resource=it, labels=names.MANAGED_SELECTOR) for it in resources.CHILDREN),
+    # Not Secrets: who may watch them by a label may read all of them. ``relist`` asks by name.
+    *(
+        Watched(resource=it, labels=names.MANAGED_SELECTOR)
+        for it in resources.CHILDREN
+        if it != resources.SECRETS
+    ),
 )
 
 

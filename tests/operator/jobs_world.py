@@ -17,9 +17,14 @@ from isochrone.api.inferenceservice import InferenceService
 from isochrone.api.model import Model, ModelStatus
 from isochrone.api.modelvariant import ModelVariant, ModelVariantStatus
 from isochrone.build_document import (
+    SOURCE_NOT_FOUND,
     BuildReport,
     BuildRequest,
     Failure,
+    FetchedSource,
+    FetchFailure,
+    FetchReport,
+    FetchRequest,
     ProfileFailure,
     ProfileReport,
     ProfileRequest,
@@ -163,6 +168,7 @@ def group(pool_name: str, replicas: int) -> Deployment:
 class World:
     """The cluster.
 
+    ``absent``: locations at which there is nothing to fetch;
     ``failing``: names of variants that no builder can make; ``crashing``: those that do not run when
     they are profiled.
     """
@@ -176,6 +182,7 @@ class World:
     settings: Settings = SETTINGS
     now: int = NOW
     failing: frozenset[str] = frozenset()
+    absent: frozenset[str] = frozenset()
     crashing: frozenset[str] = frozenset()
     jobs: dict[str, Job] = field(default_factory=dict)
     manifests: dict[tuple[str, str], Manifest] = field(default_factory=dict)
@@ -254,7 +261,10 @@ class World:
             return
         request = str(self.manifests["ConfigMap", name]["data"]["request.json"])  # type: ignore[index]
         self.ran.append(name)
-        if self.jobs[name].labels[names.LABEL_STEP] == names.STEP_BUILD:
+        step = self.jobs[name].labels[names.LABEL_STEP]
+        if step == names.STEP_FETCH:
+            report = encode(self._fetched(decode(request, FetchRequest))).decode()
+        elif step == names.STEP_BUILD:
             report = encode(self._built(decode(request, BuildRequest))).decode()
         else:
             report = encode(self._profiled(decode(request, ProfileRequest))).decode()
@@ -350,6 +360,24 @@ class World:
         self.manifests.pop((ref.kind, ref.name), None)
         if ref.kind == "Job":
             self.jobs.pop(ref.name, None)
+
+    def _fetched(self, request: FetchRequest) -> FetchReport:
+        return FetchReport(
+            fetched=tuple(
+                FetchedSource(
+                    uri=it.uri,
+                    sha256=it.sha256 or sha256(it.uri.encode()).hexdigest(),
+                    size_bytes=GIB,
+                )
+                for it in request.sources
+                if it.uri not in self.absent
+            ),
+            failures=tuple(
+                FetchFailure(uri=it.uri, code=SOURCE_NOT_FOUND, reason=f"{it.uri}: is not there")
+                for it in request.sources
+                if it.uri in self.absent
+            ),
+        )
 
     def _built(self, request: BuildRequest) -> BuildReport:
         variants, failures = [], []

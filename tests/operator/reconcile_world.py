@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from children_samples import NOW, settings
+from children_samples import API_VERSION, NOW, settings
 from reconcile_objects import CREATED, NAMESPACE, idle, with_status
 
 from isochrone.api.acceleratorpool import AcceleratorPool
@@ -39,6 +39,7 @@ from isochrone_operator.snapshot import (
     PodPhase,
     Report,
     Snapshot,
+    Unreadable,
 )
 
 SETTINGS: Final = settings(dwell="0s")
@@ -58,7 +59,11 @@ class Worker:
 
 @dataclass(slots=True)
 class World:
-    """The cluster. ``broken_variants`` never load; ``stuck_groups`` never find a node."""
+    """The cluster. ``broken_variants`` never load; ``stuck_groups`` never find a node.
+
+    ``unreadable`` are objects that are there, by kind, namespace and name, and that an operator of
+    another version cannot read.
+    """
 
     now: int = NOW
     settings: Settings = SETTINGS
@@ -75,6 +80,8 @@ class World:
     stuck_groups: set[str] = field(default_factory=set)
     gateways_away: bool = False
     started: int = 0
+    acting_since: int = 0
+    unreadable: set[tuple[str, str, str]] = field(default_factory=set)
     last: Reconciliation = field(default_factory=Reconciliation)
 
     def add(self, *resources: Resource) -> "World":
@@ -132,7 +139,11 @@ class World:
         """Return the picture that the operator decides on."""
 
         def of(kind: type[Any]) -> tuple[Any, ...]:
-            found = [it for it in self.resources.values() if isinstance(it, kind)]
+            found = [
+                it
+                for it in self.resources.values()
+                if isinstance(it, kind) and _key(it) not in self.unreadable
+            ]
             return tuple(sorted(found, key=lambda it: (it.metadata.namespace, it.metadata.name)))
 
         spaces = {it.metadata.namespace for it in self.resources.values()} - {""}
@@ -154,6 +165,8 @@ class World:
                 Child(ref=self.children[it], labels=self.labels[it], deleting=False)
                 for it in sorted(self.children)
             ),
+            acting_since=self.acting_since,
+            unreadable=tuple(_unreadable(it, self.resources[it]) for it in sorted(self.unreadable)),
         )
 
     def look(self) -> Reconciliation:
@@ -408,6 +421,13 @@ class World:
 
 def _key(resource: Resource) -> tuple[str, str, str]:
     return resource.definition.kind, resource.metadata.namespace, resource.metadata.name
+
+
+def _unreadable(key: tuple[str, str, str], found: Resource) -> Unreadable:
+    kind, namespace, name = key
+    ref = ObjectRef(api_version=API_VERSION, kind=kind, namespace=namespace, name=name)
+    status: Any = found.document().get("status", {})
+    return Unreadable(ref=ref, generation=1, problem="spec: a field of the future", status=status)
 
 
 def _deployment(key: tuple[str, str], replicas: int, labels: Mapping[str, str]) -> Deployment:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -17,9 +18,13 @@ from operator_children import Child
 from isochrone import plan_document
 from isochrone_operator import names, resources
 from isochrone_operator.agent.cell import cell_document
+from isochrone_operator.agent.main import STUCK_S, problem_of
+from isochrone_operator.agent.reporter import Reporter
+from isochrone_operator.agent.wire import Access, WireTransport
 from isochrone_operator.api import Api
 from isochrone_operator.health import Page, serve
 from isochrone_operator.json_values import Json, at, integer, items, text, texts
+from isochrone_operator.logs import Log
 
 
 @dataclass(slots=True)
@@ -58,6 +63,7 @@ class Pod:
     folder: Path
     gateway: Gateway
     child: Child | None = None
+    health: int = field(default_factory=free_port)
 
     def cell(self) -> Json:
         path = self.folder / "run" / "cell.json"
@@ -83,6 +89,8 @@ class Pod:
             str(self.folder / "run"),
             "--admin",
             f"http://127.0.0.1:{self.gateway.port}",
+            "--health-port",
+            str(self.health),
             "--api-server",
             server.url,
             "--token-file",
@@ -291,6 +299,14 @@ def test_reports_what_the_gateway_observes_and_removes_old_reports(
                 lambda: says({"gateway-a": 1, "gateway-b": 1}),
                 what="both report, and the report of a gateway that is gone is removed",
             )
+
+            def healthy() -> bool:
+                url = f"http://127.0.0.1:{pods[0].health}/healthz"
+                with urllib.request.urlopen(url, timeout=5) as answer:
+                    return bool(answer.status == 200)
+
+            # An agent answers its probe, whatever its gateway does.
+            assert await asyncio.to_thread(healthy)
             pods[0].gateway.observed["revision"] = 2
             await eventually(
                 lambda: says({"gateway-a": 2, "gateway-b": 1}), what="a new revision is reported"
@@ -407,3 +423,15 @@ def test_executors_are_those_that_run() -> None:
         ],
         "leaving": [],
     }
+
+
+def test_an_agent_that_hangs_says_so_and_one_that_waits_does_not() -> None:
+    transport = WireTransport(
+        Access(url="http://127.0.0.1:1", token_file=None, authority_file=None)
+    )
+    reporter = Reporter(api=Api(transport), admin=transport, namespace="shop", pod="p", log=Log())
+    assert problem_of(reporter) is None
+    reporter.beat_s -= STUCK_S / 2
+    assert problem_of(reporter) is None
+    reporter.beat_s -= STUCK_S
+    assert "hung" in (problem_of(reporter) or "")

@@ -159,6 +159,47 @@ def test_leaves_whose_bundle_is_old_are_found_and_mended() -> None:
     assert read_certificate(mended).authority == fingerprint(first.signing.certificate)
 
 
+def test_an_authority_made_anew_trusts_whom_cells_trust_and_both_ends_go_on(
+    api_server: ApiServer, tmp_path: Path
+) -> None:
+    async def run() -> None:
+        async with api_of(api_server) as api:
+            namespace = await make_namespace(api)
+            now = instant(datetime.now(UTC))
+            first, _ = await tend_authority(api, namespace, now=now, log=Log())
+            peer = "executor.shop.isochrone.internal"
+            gateway = leaf_secret(order(), first, now=now)
+            executor = leaf_secret(order(names.EXECUTOR_TLS, peer), first, now=now)
+            await api.delete(resources.SECRETS, namespace=namespace, name=names.CA_SECRET)
+            made, _ = await tend_authority(
+                api, namespace, now=now, log=Log(), leaves=[gateway, executor, {"data": {}}]
+            )
+            assert made.signing != first.signing
+            assert made.former == (first.signing.certificate,)
+            told = {
+                **gateway,
+                "data": {**texts(gateway, "data"), **texts(bundle_patch(made), "data")},
+            }
+            # Bundles reach the two ends one after the other; so do certificates, an hour later.
+            renewed = leaf_secret(order(), made, now=now)
+            knows = {
+                **executor,
+                "data": {**texts(executor, "data"), **texts(bundle_patch(made), "data")},
+            }
+            for number, (one, other) in enumerate(
+                ((gateway, executor), (told, executor), (told, knows), (renewed, knows))
+            ):
+                client = write(tmp_path / f"g{number}", one)
+                server = write(tmp_path / f"e{number}", other)
+                assert handshake(server, client, name=peer) == "", number
+            # To sign anew before both know is what broke.
+            client = write(tmp_path / "too-early", renewed)
+            server = write(tmp_path / "not-told", executor)
+            assert handshake(server, client, name=peer) != ""
+
+    asyncio.run(run())
+
+
 def test_replicas_that_start_together_make_one_authority(api_server: ApiServer) -> None:
     async def run() -> None:
         async with api_of(api_server) as api:

@@ -23,13 +23,15 @@ from children_samples import (
     plan,
     pool,
     settings,
+    variant,
 )
 
 from isochrone.units import GIB
 from isochrone_executor.settings import parse_settings
 from isochrone_gateway.config import read_config
 from isochrone_operator import names
-from isochrone_operator.children import cell_children, renewal_due_at, source_claims
+from isochrone_operator.children import cell_children, group_children, renewal_due_at, source_claims
+from isochrone_operator.children.certificates import OVERLAP_NS, SKEW_NS
 from isochrone_operator.reconciliation import LeafOrder, Manifest
 from isochrone_operator.snapshot import Certificate, Snapshot
 
@@ -222,11 +224,58 @@ def test_a_certificate_is_renewed_when_two_thirds_of_its_life_are_over() -> None
 
 
 def test_a_certificate_of_another_authority_or_name_is_replaced() -> None:
-    foreign = replace(GATEWAY_LEAF, authority="ca-0")
-    assert [it.name for it in orders(ROOT, foreign, EXECUTOR_LEAF, now=NOW)] == [names.GATEWAY_TLS]
+    strange = replace(GATEWAY_LEAF, authority="")
+    assert [it.name for it in orders(ROOT, strange, EXECUTOR_LEAF, now=NOW)] == [names.GATEWAY_TLS]
     misnamed = replace(EXECUTOR_LEAF, dns_name="executor.other.isochrone.internal")
     assert [it.name for it in orders(ROOT, GATEWAY_LEAF, misnamed, now=NOW)] == [names.EXECUTOR_TLS]
 
 
+def test_what_another_trusted_authority_signed_stays_until_everybody_knows_the_new_one() -> None:
+    former = (replace(GATEWAY_LEAF, authority="ca-0"), replace(EXECUTOR_LEAF, authority="ca-0"))
+    made_at = NOW + SKEW_NS
+    assert orders(ROOT, *former, now=made_at + OVERLAP_NS - 1) == ()
+    assert len(orders(ROOT, *former, now=made_at + OVERLAP_NS)) == 2
+    # What is missing cannot wait: both ends of it are new.
+    assert len(orders(ROOT, now=made_at)) == 2
+
+
 def test_without_sight_of_the_authority_nothing_is_renewed_for_its_sake() -> None:
     assert orders(GATEWAY_LEAF, replace(EXECUTOR_LEAF, authority="ca-0"), now=NOW) == ()
+
+
+def test_policies_lead_to_the_api_server_where_it_is() -> None:
+    def egress(**environment: str) -> object:
+        made = cell_children(plan(), Snapshot(), settings(**environment), now=NOW)
+        return part(one(made, "NetworkPolicy", names.GATEWAY), "spec", "egress")
+
+    both = [{"port": 443, "protocol": "TCP"}, {"port": 6443, "protocol": "TCP"}]
+    assert {"ports": both} in egress()  # type: ignore[operator]
+    told = egress(api_server_ports="8443", api_server_cidrs="10.9.0.1/32,fd00::1/128")
+    assert {
+        "ports": [{"port": 8443, "protocol": "TCP"}],
+        "to": [{"ipBlock": {"cidr": "10.9.0.1/32"}}, {"ipBlock": {"cidr": "fd00::1/128"}}],
+    } in told  # type: ignore[operator]
+
+
+def test_where_pods_have_ipv6_addresses_first_everything_listens_and_leads_there(
+    tmp_path: Path,
+) -> None:
+    given = settings(pod_ip="fd00:1::7")
+    made = cell_children(plan(), Snapshot(), given, now=NOW)
+    assert one(made, "EndpointSlice")["addressType"] == "IPv6"
+    config = tmp_path / "gateway.json"
+    config.write_text(part(one(made, "ConfigMap", names.GATEWAY), "data", "gateway.json"))
+    read = read_config(config)
+    assert (read.listen.host, read.health.host) == ("::", "::")
+    group = group_children(
+        plan(), plan().spec.groups[0], 1, pool(), (variant(),), Snapshot(), given
+    )
+    command = part(one(group, "Deployment"), *_POD, "containers", 0, "command")
+    assert "tcp:[::]:7070" in command
+
+
+def test_the_agent_is_probed_where_it_listens() -> None:
+    made = cell_children(plan(), Snapshot(), settings(), now=NOW)
+    agent = part(one(made, "Deployment"), *_POD, "containers", 1)
+    assert part(agent, "livenessProbe", "httpGet", "port") == names.AGENT_PORT
+    assert part(agent, "startupProbe", "httpGet", "path") == "/healthz"

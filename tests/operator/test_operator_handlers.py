@@ -148,6 +148,7 @@ def test_a_full_list_mends_what_was_missed(api_server: ApiServer) -> None:
                 store=it.store,
                 watched=watched(settings_of("--karpenter", "true", "--cluster-api", "true")),
                 namespaces=(),
+                home=it.namespace,
                 wake=it.urgencies.append,
             )
             await relister.all()

@@ -15,7 +15,6 @@ from isochrone_operator.reconciliation import EventType
 from isochrone_operator.snapshot import ObjectRef, Unreadable
 
 OPENVINO = "tags-b0-openvino-fp32"
-S3 = {"name": "big", "artifact": {"uri": "s3://bucket/big.pt2", "format": "torch-export"}}
 B0 = {"name": "b0", "artifact": {"uri": "pvc://models/b0.pt2", "format": "torch-export"}}
 
 
@@ -244,21 +243,18 @@ def test_a_variant_that_does_not_run_is_a_condition_and_is_not_tried_for_ever() 
     assert [(it.regarding.name, it.type) for it in warned] == [(OPENVINO, EventType.WARNING)]
 
 
-def test_locations_of_other_schemes_are_refused_with_the_way_out() -> None:
-    world = World(models={"tags": model(architectures=[B0, S3])})
+def test_a_file_of_one_machine_is_refused_with_the_way_out() -> None:
+    local = {"name": "big", "artifact": {"uri": "file:big.pt2", "format": "torch-export"}}
+    world = World(models={"tags": model(architectures=[B0, local])})
     world.settle()
     assert world.condition("tags", "Ready") == "True/SomeVariantsFailed"
-    assert "UnsupportedScheme: s3://bucket/big.pt2" in world.message("tags", "Ready")
+    assert "UnsupportedScheme: file:big.pt2" in world.message("tags", "Ready")
     assert "pvc://CLAIM/PATH" in world.message("tags", "Ready")
-    world = World(models={"tags": model(architectures=[S3])})
+    world = World(models={"tags": model(architectures=[local])})
     steps = world.settle()
     assert not jobs(steps)
     assert world.condition("tags", "Stalled") == "True/UnsupportedScheme"
     assert world.condition("tags", "Ready") == "False/UnsupportedScheme"
-    validation = {"metric": "top1", "validationSet": {"uri": "https://example.org/v.npz"}}
-    world = World(models={"tags": model(accuracy=validation)})
-    assert not jobs(world.settle())
-    assert world.condition("tags", "Stalled") == "True/UnsupportedScheme"
 
 
 @pytest.mark.parametrize(
@@ -446,12 +442,58 @@ def test_without_any_pool_the_condition_says_what_to_do() -> None:
     assert world.condition("tags", "Stalled") == "True/NoUsableVariant"
 
 
+def test_a_job_that_waits_for_its_node_says_so_and_does_not_fail_for_it() -> None:
+    world = built()
+    steps = world.look()
+    names_of = [name for name in jobs(steps) if name.startswith("profile")]
+    for name in names_of:
+        job = job_of(steps, name)
+        # The time that it may take begins when it has a node.
+        assert "activeDeadlineSeconds" not in job["spec"]
+        assert pod_of(steps, name)["activeDeadlineSeconds"] > 0
+        world.trouble[name] = "Unschedulable: 0/2 nodes are available: 2 Insufficient cpu."
+    steps = world.look()
+    assert [name for name in jobs(steps) if name.startswith("profile")] == names_of
+    assert world.condition(OPENVINO, "Profiled") == "False/WaitingForNode"
+    assert "Insufficient cpu" in world.message(OPENVINO, "Profiled")
+    assert world.condition("tags", "Stalled") == ""
+    # A pool that gives nodes up when nobody holds them keeps one for each Job.
+    assert steps.measuring == {"cpu": len(names_of)}
+    world.trouble.clear()
+    world.settle()
+    assert world.condition(OPENVINO, "Profiled") == "True/Profiled"
+
+
+def test_a_build_that_waits_for_its_node_says_so() -> None:
+    world = World()
+    world.look()
+    (name,) = world.jobs
+    world.trouble[name] = "Unschedulable: no node has room"
+    world.look()
+    assert world.condition("tags", "Reconciling") == "True/WaitingForNode"
+    assert "no node has room" in world.message("tags", "Reconciling")
+
+
+@pytest.mark.parametrize("precision", ["int8", "bf16", "fp32"])
+def test_a_variant_by_hand_is_ready_only_if_it_can_be_planned_with(precision: str) -> None:
+    world = World(variants={"by-hand": handwritten(precision=precision)})
+    world.settle()
+    assert world.condition("by-hand", "Profiled") == "True/Profiled"
+    if precision == "fp32":
+        assert world.condition("by-hand", "Ready") == "True/Usable"
+        assert world.condition("by-hand", "AccuracyVerified") == "Unknown/NotMeasured"
+        return
+    assert world.condition("by-hand", "Ready") == "False/AccuracyUnknown"
+    assert f"spec.variants.precisions: [{precision}]" in world.message("by-hand", "Ready")
+    assert "AccuracyUnknown" in [it.reason for it in world.events]
+
+
 def test_a_pool_without_nodes_is_waited_for_once_a_service_needs_it() -> None:
     world = World(nodes=(), services=(service(),))
     world.look()
     world.run(next(iter(world.jobs)))
     steps = world.look()
-    assert steps.nodes_wanted == ("cpu",)
+    assert steps.measuring == {"cpu": 1}
     assert world.condition(OPENVINO, "Profiled") == "False/WaitingForNode"
     world.nodes = (node("one"),)
     world.settle()

@@ -1,7 +1,7 @@
 """Who holds a Lease, and in which epoch, against a real API server."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
@@ -11,7 +11,8 @@ from operator_api_server import ApiServer
 
 from isochrone.units import MILLISECOND, SECOND, Nanoseconds
 from isochrone_operator import resources
-from isochrone_operator.api import Api
+from isochrone_operator.api import Answer, Api, Request, Transport
+from isochrone_operator.errors import UnreachableError
 from isochrone_operator.json_values import integer, text
 from isochrone_operator.leader import Candidate, LeasePlace, LeaseTimes, boot_clock
 from isochrone_operator.logs import Log
@@ -135,6 +136,71 @@ def test_a_given_back_lease_is_taken_at_once_and_never_wanted_again(api_server: 
             assert await lease_of(other) == ("two", 2)
 
     asyncio.run(run())
+
+
+@dataclass(slots=True)
+class Rough:
+    """A way to the API server on which the test breaks single writes: before or after they arrive."""
+
+    to: Transport
+    refused: int = 0
+    lost: int = 0
+
+    async def call(self, request: Request) -> Answer:
+        if request.method == "PUT" and self.refused:
+            self.refused -= 1
+            return Answer(status=409, body=b'{"reason": "Conflict"}')
+        answer = await self.to.call(request)
+        if request.method == "PUT" and self.lost:
+            self.lost -= 1
+            message = "the answer is lost"
+            raise UnreachableError(message)
+        return answer
+
+    def stream(self, request: Request) -> AsyncGenerator[bytes, None]:
+        return self.to.stream(request)
+
+    async def close(self) -> None:
+        await self.to.close()
+
+
+def test_one_that_ends_gives_the_lease_back_though_others_write_it(api_server: ApiServer) -> None:
+    async def run() -> None:
+        async with two(api_server) as (first, _other):
+            # As the operator does when it applies the Lease's labels in between.
+            rough = Rough(first.candidate.api._transport, refused=2)
+            first.candidate.api = Api(rough)
+            await first.candidate.release()
+            assert rough.refused == 0
+            assert (await lease_of(first))[0] != "one"
+
+    asyncio.run(run())
+
+
+def test_one_that_ends_while_it_asks_for_the_lease_does_not_keep_it(api_server: ApiServer) -> None:
+    async def run() -> None:
+        async with api_of(api_server) as api:
+            namespace = await make_namespace(api)
+            it = runner(api, namespace, "one")
+            await api.create(resources.LEASES, _empty_lease(namespace), manager="test")
+            it.candidate.api = Api(Rough(api._transport, lost=1))
+            with suppress(UnreachableError):
+                await it.candidate._step()
+            assert not it.candidate.leads()
+            assert (await lease_of(it))[0] == "one"
+            await it.candidate.release()
+            assert (await lease_of(it))[0] == ""
+
+    asyncio.run(run())
+
+
+def _empty_lease(namespace: str) -> dict[str, object]:
+    return {
+        "apiVersion": "coordination.k8s.io/v1",
+        "kind": "Lease",
+        "metadata": {"namespace": namespace, "name": LEASE},
+        "spec": {},
+    }
 
 
 def test_a_restarted_holder_has_a_new_epoch_without_waiting(api_server: ApiServer) -> None:

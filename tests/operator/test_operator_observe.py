@@ -12,7 +12,9 @@ from isochrone_operator.observe import Observer
 from isochrone_operator.observe_values import JobEnd, instant, quantity
 from isochrone_operator.resources import Resource
 from isochrone_operator.snapshot import PodPhase, Snapshot, Taint
+from isochrone_operator.store import Store
 
+NOW = instant("2026-01-01T00:10:00Z")
 LABELS = {names.LABEL_MANAGED_BY: names.APP}
 
 
@@ -40,7 +42,7 @@ def snapshot(*found: Json, ends: dict[str, JobEnd] | None = None) -> Snapshot:
     for it in found:
         key = resources.RESOURCES[(str(it["apiVersion"]), str(it["kind"]))]
         view[key] = (*view.get(key, ()), it)
-    return Observer().snapshot(view, ends or {})
+    return Observer().snapshot(view, ends or {}, now=NOW)
 
 
 def test_nothing_is_an_empty_snapshot() -> None:
@@ -62,19 +64,22 @@ def test_objects_of_ours_are_parsed_or_unreadable() -> None:
 def test_what_did_not_change_is_not_parsed_again() -> None:
     observer = Observer()
     budget = raw(resources.BUDGETS, spec={"namespaceSelector": {}, "costPerHour": "4.00"})
-    first = observer.snapshot({resources.BUDGETS: (budget,)}, {})
-    again = observer.snapshot({resources.BUDGETS: (budget,)}, {})
+    first = observer.snapshot({resources.BUDGETS: (budget,)}, {}, now=NOW)
+    again = observer.snapshot({resources.BUDGETS: (budget,)}, {}, now=NOW)
     assert again.budgets[0] is first.budgets[0]
     newer = {**budget, "metadata": {**budget["metadata"], "resourceVersion": "2"}}  # type: ignore[dict-item]
-    assert observer.snapshot({resources.BUDGETS: (newer,)}, {}).budgets[0] is not first.budgets[0]
+    assert (
+        observer.snapshot({resources.BUDGETS: (newer,)}, {}, now=NOW).budgets[0]
+        is not first.budgets[0]
+    )
 
 
 def test_namespaces_that_go_are_left_out() -> None:
     stays = raw(resources.NAMESPACES, "stays", metadata={"labels": {"team": "a"}})
     goes = raw(resources.NAMESPACES, "goes", metadata={"deletionTimestamp": "2026-01-01T00:00:00Z"})
-    found = Observer().snapshot({resources.NAMESPACES: (goes, stays)}, {})
+    found = Observer().snapshot({resources.NAMESPACES: (goes, stays)}, {}, now=NOW)
     assert found.namespaces == {"stays": {"team": "a"}}
-    none = Observer().snapshot({resources.NAMESPACES: (stays,)}, {}, only=("other",))
+    none = Observer().snapshot({resources.NAMESPACES: (stays,)}, {}, now=NOW, only=("other",))
     assert none.namespaces == {}
 
 
@@ -257,13 +262,47 @@ def test_reports_of_gateways_are_read_and_bad_ones_told() -> None:
     )
     (report,) = found.reports
     assert (report.namespace, report.gateway) == ("shop", "pod-1")
-    assert report.at == instant("2026-01-01T00:00:01Z") + SECOND // 2
+    assert report.at == NOW
     assert report.observed.services[0].p99_ns is None
     assert report.observed.workers[0].resident == ("shop/v",)
     assert [it.problem.split(":")[0] for it in found.unreadable] == [
         "data.pod-2 is no report",
         "data.pod-3 is no report",
     ]
+
+
+def test_a_report_is_as_old_as_it_was_heard_whatever_the_agents_clock_says() -> None:
+    observed = {"revision": 3, "epoch": 7, "leading": True, "workers": [], "services": []}
+
+    def told(at: str, version: str, **metadata: object) -> dict[Resource, tuple[Json, ...]]:
+        said = json.dumps({"gateway": "pod-1", "at": at, "observed": observed})
+        fields = {"resourceVersion": version, **metadata}
+        found = raw(resources.CONFIG_MAPS, names.REPORT, metadata=fields, data={"pod-1": said})
+        return {resources.CONFIG_MAPS: (found,)}
+
+    observer = Observer()
+    # Written a minute before this process looked for the first time, by a clock in the future.
+    first = told("2031-01-01T00:00:00Z", "1", managedFields=[{"time": "2026-01-01T00:09:00Z"}])
+    assert observer.snapshot(first, {}, now=NOW).reports[0].at == NOW - 60 * SECOND
+    again = told("2031-01-01T00:00:00Z", "2")
+    assert observer.snapshot(again, {}, now=NOW + SECOND).reports[0].at == NOW - 60 * SECOND
+    # A clock that lags, or goes back, makes no living agent a dead one.
+    later = told("2025-01-01T00:00:00Z", "3")
+    assert observer.snapshot(later, {}, now=NOW + 2 * SECOND).reports[0].at == NOW + 2 * SECOND
+
+
+def test_the_store_keeps_when_agents_last_wrote_a_report() -> None:
+    fields = [
+        {"manager": names.AGENT_FIELD_MANAGER, "time": "2026-01-01T00:09:00Z", "fieldsV1": {}},
+        {"manager": names.FIELD_MANAGER, "time": "2026-01-01T00:10:00Z", "fieldsV1": {}},
+    ]
+    store = Store()
+    store.put(
+        resources.CONFIG_MAPS,
+        raw(resources.CONFIG_MAPS, names.REPORT, metadata={"managedFields": fields}),
+    )
+    (kept,) = store.all(resources.CONFIG_MAPS)
+    assert kept["metadata"]["managedFields"] == [{"time": "2026-01-01T00:09:00Z"}]  # type: ignore[index]
 
 
 def test_children_bear_our_label_and_are_no_pods_and_no_authority() -> None:

@@ -1,5 +1,10 @@
 """What a service is sized for: declared, assumed, or learned from its traffic; up fast, down slowly."""
 
+from collections.abc import Callable
+from itertools import pairwise
+from math import cos, pi, sin
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from reconcile_objects import NAMESPACE, model, node, pool, seen, service, variant
@@ -24,18 +29,19 @@ def after(known: Learned, peak: float, minutes: list[float]) -> Learned:
     return known
 
 
-def test_more_traffic_counts_after_a_minute() -> None:
-    assert after(NOTHING_LEARNED, 60, [0, 0.5]).peak == 0
-    learned = after(NOTHING_LEARNED, 60, [0, 0.5, 1])
+def test_more_traffic_counts_when_two_reports_say_so() -> None:
+    assert after(NOTHING_LEARNED, 60, [0]).peak == 0
+    learned = after(NOTHING_LEARNED, 60, [0, 0.2])
     assert (learned.expected, learned.peak) == (38, 75)
     assert sized(OWN, learned, None, 0).load.peak_rate_rps == 75
 
 
-def test_a_spike_of_half_a_minute_teaches_nothing() -> None:
-    known = after(NOTHING_LEARNED, 60, [0, 0.5])
-    known = after(known, 10, [0.6])
+def test_one_report_alone_and_the_declared_burst_teach_nothing() -> None:
+    known = after(NOTHING_LEARNED, 60, [0])
+    known = after(known, 10, [0.2])
     assert known == NOTHING_LEARNED
-    assert after(known, 60, [1.2]).peak == 0
+    assert after(known, 60, [0.4]).peak == 0
+    assert after(NOTHING_LEARNED, OWN.peak_rate_rps * 1.1 + OWN.burst, [0, 1, 2]).peak == 0
 
 
 def test_less_traffic_counts_after_a_quarter_of_an_hour_and_never_below_the_own_load() -> None:
@@ -43,7 +49,96 @@ def test_less_traffic_counts_after_a_quarter_of_an_hour_and_never_below_the_own_
     assert grown.peak == 200
     assert after(grown, 40, [2, 16]).peak == 200
     assert after(grown, 40, [2, 17]).peak == 50
-    assert after(grown, 5, [2, 17]) == NOTHING_LEARNED
+    shrunk = after(grown, 5, [2, 17])
+    assert shrunk.peak == 0
+    assert after(shrunk, 5, [26]).moved_at == 17 * MINUTE  # who has just turned is remembered …
+    assert after(shrunk, 5, [27]) == NOTHING_LEARNED  # … for ten minutes
+
+
+def test_who_has_just_shrunk_does_not_grow_again_at_once() -> None:
+    shrunk = after(after(NOTHING_LEARNED, 160, [0, 1]), 40, [2, 17])
+    assert shrunk.peak == 50
+    assert after(shrunk, 100, [18, 20, 26]).peak == 50
+    assert after(shrunk, 100, [18, 20, 27]).peak == 130
+
+
+# -- traces: arrivals of each second → what gateways report → what the service is sized for
+
+Trace = Callable[[int], float]
+"""Requests per second in each second from the beginning."""
+REPORT_S = 10
+WINDOW_S = 300
+
+
+def followed(trace: Trace, length_s: int) -> list[tuple[int, float]]:
+    """Return what a service is sized for at each report, as a gateway's window shows ``trace``."""
+    known, sizes = NOTHING_LEARNED, []
+    for second in range(REPORT_S, length_s, REPORT_S):
+        window = [trace(it) for it in range(max(0, second - WINDOW_S), second)]
+        total = sum(window)
+        report = seen(
+            KEY, arrivals=int(total), rate_rps=total / len(window), peak_rate_rps=max(window)
+        )
+        result = sized(OWN, known, report, second * SECOND)
+        known = result.learned
+        sizes.append((second, result.load.peak_rate_rps))
+    return sizes
+
+
+def turns(sizes: list[tuple[int, float]]) -> list[int]:
+    """Return the seconds at which the size changed direction."""
+    moves = [
+        (second, size > before) for (_, before), (second, size) in pairwise(sizes) if size != before
+    ]
+    return [second for (_, was), (second, is_up) in pairwise(moves) if is_up is not was]
+
+
+def step(second: int) -> float:
+    return 15.0 if second < 600 else 90.0
+
+
+def ramp(second: int) -> float:
+    return 10.0 + second / 30
+
+
+def spikes(second: int) -> float:
+    """Return ten seconds of eight times the ordinary, at intervals that try every rule."""
+    begins = (400, 1000, 2300, 3350, 4900, 5500)
+    return 120.0 if any(it <= second < it + 10 for it in begins) else 15.0
+
+
+def day(second: int) -> float:
+    """Return a day in six hours, with a wave of minutes upon it."""
+    slow = 60 - 50 * cos(2 * pi * second / 21_600)
+    return slow * (1 + 0.2 * sin(2 * pi * second / 240))
+
+
+@pytest.mark.parametrize("trace", [step, ramp, spikes, day])
+def test_a_size_follows_its_traffic_up_fast_and_down_slowly_and_never_swings(trace: Trace) -> None:
+    length_s = 7200 if trace is not day else 2 * 21_600
+    sizes = followed(trace, length_s)
+    turned = turns(sizes)
+    assert all(later - sooner >= 600 for sooner, later in pairwise(turned)), turned
+    assert min(size for _, size in sizes) >= OWN.peak_rate_rps
+    fell = [second for (_, before), (second, size) in pairwise(sizes) if size < before]
+    rose = [second for (_, before), (second, size) in pairwise(sizes) if size > before]
+    # Nothing is given up within a quarter of an hour of having been needed.
+    assert all(
+        second - max((it for it in rose if it < second), default=0) >= 900 for second in fell
+    )
+
+
+def test_a_step_is_followed_within_two_reports_and_given_up_slowly() -> None:
+    sizes = dict(followed(lambda second: 90.0 if 600 <= second < 1200 else 15.0, 3600))
+    assert sizes[600] == OWN.peak_rate_rps
+    assert sizes[620] >= 90
+    assert sizes[1200 + 900] >= 90
+    assert sizes[3590] == OWN.peak_rate_rps
+
+
+def test_a_ramp_is_never_far_ahead_of_its_size() -> None:
+    for second, size in followed(ramp, 7200):
+        assert ramp(second) <= size * 1.1 + OWN.burst + 1
 
 
 @given(

@@ -112,6 +112,24 @@ def test_a_plan_that_does_not_become_ready_is_rolled_back_and_not_tried_again() 
     assert cluster.condition("tags", "Stalled")[0] == ""
 
 
+def test_the_time_that_nobody_acted_is_not_held_against_a_plan() -> None:
+    cluster = world().add(service("tags", target="200ms", floor="0.85"))
+    cluster.settle()
+    cluster.broken_variants = {f"{NAMESPACE}/exact-fast"}
+    cluster.add(service("tags", target="20ms", floor="0.85"))
+    cluster.look()
+    # Every operator is away for longer than a plan may take, and one comes back.
+    cluster.now += 2 * cluster.settings.rollout_ns
+    cluster.acting_since = cluster.now
+    cluster.look()
+    assert cluster.condition("tags", "Stalled")[0] == ""
+    assert cluster.last.wake_at is not None
+    cluster.broken_variants = set()
+    go(cluster, "tags")
+    assert cluster.variants_of("tags") == ["exact-fast"]
+    assert [it.reason for it in cluster.events].count("RolledBack") == 0
+
+
 def test_a_suspended_service_drains_and_keeps_its_endpoint() -> None:
     cluster = world().add(service("tags"), service("other"))
     cluster.settle()
@@ -283,3 +301,29 @@ def test_dwell_keeps_a_plan_that_holds(age_ns: int) -> None:
     cluster.now = memory_of(cluster.plan()).changed_at + age_ns
     cluster.look()
     assert ("photos-cpu-tags" in cluster.groups()) == (age_ns > 4 * MINUTE)
+
+
+def test_a_change_in_one_namespace_keeps_no_other_from_its_cheaper_plan() -> None:
+    cluster = two_namespaces(0, 8).add(
+        service("tags", target="200ms", floor="0.85"),
+        service("words", target="200ms", floor="0.85", namespace="texts"),
+    )
+    cluster.settings = replace(cluster.settings, dwell_ns=4 * MINUTE)
+    cluster.settle()
+    assert cluster.groups() == {"photos-gpu-tags": 1}
+    assert cluster.groups("texts") == {"texts-gpu-words": 1}
+    cluster.now += 5 * MINUTE
+    # One namespace is busy with itself: another service comes, and its routes change now.
+    cluster.add(service("more", target="200ms", floor="0.85", namespace="texts"))
+    cluster.settle()
+    assert memory_of(cluster.plan("texts")).changed_at > memory_of(cluster.plan()).changed_at
+    cluster.nodes += [node(f"c{it}") for it in range(4)]  # cheaper ones
+    cluster.now = memory_of(cluster.plan("texts")).changed_at + SECOND
+    cluster.look()
+    assert "photos-cpu-tags" in cluster.groups()
+    assert not [it for it in cluster.groups("texts") if "-cpu-" in it]
+    assert cluster.last.wake_at is not None
+    assert cluster.last.wake_at <= memory_of(cluster.plan("texts")).changed_at + 4 * MINUTE
+    cluster.now = memory_of(cluster.plan("texts")).changed_at + 5 * MINUTE
+    cluster.settle()
+    assert [it for it in cluster.groups("texts") if "-cpu-" in it]

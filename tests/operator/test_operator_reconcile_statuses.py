@@ -4,14 +4,14 @@ from dataclasses import replace
 
 import pytest
 from reconcile_objects import NAMESPACE, model, node, pool, read, seen, service, variant
-from reconcile_world import World
+from reconcile_world import SETTINGS, World
 
 from isochrone.api.acceleratorpool import AcceleratorPool
 from isochrone.api.costbudget import CostBudget
 from isochrone.api.inferenceservice import InferenceService
 from isochrone.units import SECOND
 from isochrone_operator.reconcile import reconcile
-from isochrone_operator.snapshot import ObjectRef, Unreadable
+from isochrone_operator.snapshot import ObjectRef, PodPhase, Unreadable
 
 GPU = {"vendor": "nvidia", "product": "NVIDIA-A10G", "memory": "24Gi"}
 
@@ -67,6 +67,18 @@ def test_an_unreadable_object_is_told_once() -> None:
     later = cluster.now + 60 * SECOND
     again = reconcile(replace(cluster.snapshot(), unreadable=(told,)), later, cluster.settings)
     assert [it for it in again.statuses if it.ref == ref] == []
+
+
+def test_an_operator_of_some_namespaces_writes_nothing_of_what_all_share() -> None:
+    cluster = world().add(service("good"))
+    cluster.settings = replace(cluster.settings, watch_namespaces=(NAMESPACE,))
+    refs = [
+        ObjectRef(api_version="isochrone.dev/v1alpha1", kind=kind, namespace=space, name="odd")
+        for kind, space in (("AcceleratorPool", ""), ("CostBudget", ""), ("Model", NAMESPACE))
+    ]
+    odd = tuple(Unreadable(ref=it, generation=1, problem="spec: odd") for it in refs)
+    told = reconcile(replace(cluster.snapshot(), unreadable=odd), cluster.now, cluster.settings)
+    assert {it.ref.kind for it in told.statuses} == {"InferenceService", "Model", "ModelVariant"}
 
 
 def test_a_namespace_keeps_its_cell_for_a_service_that_cannot_be_read() -> None:
@@ -157,6 +169,15 @@ def test_a_budget_shows_what_its_namespaces_spend_and_holds_them() -> None:
         "1.00",
         "1.00",
     )
+    # What ended holds nothing; what runs beyond the limit is said, whoever planned it.
+    (worker,) = cluster.workers.values()
+    extra = replace(worker.pod, ref=replace(worker.pod.ref, name="extra"))
+    for phase, reason in ((PodPhase.SUCCEEDED, "WithinBudget"), (PodPhase.RUNNING, "OverBudget")):
+        seen_pods = (*cluster.snapshot().pods, replace(extra, phase=phase))
+        told = reconcile(replace(cluster.snapshot(), pods=seen_pods), cluster.now, SETTINGS)
+        writes = [it.status for it in told.statuses if it.ref.kind == "CostBudget"]
+        conditions = writes[0]["conditions"] if writes else shown.document()["status"]["conditions"]
+        assert conditions[0]["reason"] == reason  # type: ignore[index]
     cluster.add(service("tags", peak="250"))
     cluster.settle()
     assert cluster.condition("tags", "PlanAccepted")[1] == "InfeasibleCost"

@@ -69,7 +69,7 @@ the Role `isochrone-gateway` grants to a cell's agents, because nobody may grant
   verbs: [get, create, patch, delete]
 - apiGroups: [networking.k8s.io]
   resources: [networkpolicies]
-  resourceNames: [isochrone-gateway, isochrone-executor, isochrone-builder]
+  resourceNames: [isochrone-gateway, isochrone-executor, isochrone-builder, isochrone-fetcher]
   verbs: [get, create, patch, delete]
 - apiGroups: [rbac.authorization.k8s.io]
   resources: [roles, rolebindings]
@@ -80,15 +80,11 @@ the Role `isochrone-gateway` grants to a cell's agents, because nobody may grant
   resources: [persistentvolumeclaims]
   resourceNames: [isochrone-store]
   verbs: [get, create, patch]
-# Certificates of a cell: written by name. They are watched by the operator's label, so that one that is
-# lost or runs out is seen; the operator keeps no key of what a watch shows.
-- apiGroups: [""]
-  resources: [secrets]
-  verbs: [list, watch]
+# Certificates of a cell: by their names alone, and listed by them, so that no other Secret can be read.
 - apiGroups: [""]
   resources: [secrets]
   resourceNames: [isochrone-gateway-tls, isochrone-executor-tls]
-  verbs: [get, create, patch, delete]
+  verbs: [get, list, create, patch, delete]
 # A cell's Lease, which the operator makes and its agents hold.
 - apiGroups: [coordination.k8s.io]
   resources: [leases]
@@ -99,21 +95,24 @@ the Role `isochrone-gateway` grants to a cell's agents, because nobody may grant
   verbs: [create, patch]
 {{- end -}}
 
-{{/* What it reads of the whole cluster, in both modes: hardware, budgets, and what they select. */}}
+{{/* What it reads of the whole cluster, in both modes: hardware, budgets, and what they select. Of some
+namespaces alone it writes nothing of what all share. */}}
 {{- define "isochrone.rules.cluster" -}}
 - apiGroups: [isochrone.dev]
   resources: [acceleratorpools, costbudgets]
   verbs: [get, list, watch]
-- apiGroups: [isochrone.dev]
-  resources: [acceleratorpools/status, costbudgets/status]
-  verbs: [get, patch]
 - apiGroups: [""]
   resources: [nodes, namespaces]
   verbs: [get, list, watch]
+{{- if not .Values.watchNamespaces }}
+- apiGroups: [isochrone.dev]
+  resources: [acceleratorpools/status, costbudgets/status]
+  verbs: [get, patch]
 # Which kinds are served, now and when that changes.
 - apiGroups: [apiextensions.k8s.io]
   resources: [customresourcedefinitions]
   verbs: [get, list, watch]
+{{- end }}
 {{- end -}}
 
 {{/* In its own namespace: its Lease and its certificate authority, both made by POST, whose name no

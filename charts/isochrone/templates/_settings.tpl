@@ -4,6 +4,8 @@
   valueFrom: {fieldRef: {fieldPath: metadata.namespace}}
 - name: ISOCHRONE_IDENTITY
   valueFrom: {fieldRef: {fieldPath: metadata.name}}
+- name: ISOCHRONE_POD_IP
+  valueFrom: {fieldRef: {fieldPath: status.podIP}}
 {{- $settings := dict
   "WATCH_NAMESPACES" (join "," .Values.watchNamespaces)
   "OPERATOR_IMAGE" (include "isochrone.image" (dict "root" . "image" .Values.images.operator))
@@ -18,12 +20,18 @@
   "GATEWAY_REPLICAS" .Values.gateway.replicas
   "GATEWAY_CPU" .Values.gateway.cpu
   "GATEWAY_MEMORY" .Values.gateway.memory
+  "BUILDER_CPU" .Values.builder.cpu
+  "BUILDER_MEMORY" .Values.builder.memory
+  "BUILDER_MEMORY_LIMIT" .Values.builder.memoryLimit
+  "API_SERVER_CIDRS" (join "," .Values.networkPolicy.apiServer.cidrs)
+  "API_SERVER_PORTS" (join "," .Values.networkPolicy.apiServer.ports)
   "CLUSTER_DOMAIN" .Values.clusterDomain
   "KARPENTER" .Values.engines.karpenter
   "CLUSTER_API" .Values.engines.clusterAPI
   "DEBOUNCE" .Values.operator.debounce
   "DWELL" .Values.operator.dwell
   "ROLLOUT" .Values.operator.rollout
+  "APPROVAL" .Values.operator.approval
   "REQUESTS_PER_SECOND" .Values.operator.requestsPerSecond
   "LOG_LEVEL" .Values.operator.logLevel
 -}}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import msgspec
 
 from isochrone_operator import names
-from isochrone_operator.json_values import Json, items, mapping, text, texts
+from isochrone_operator.json_values import Json, integer, items, mapping, text, texts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,8 +97,18 @@ def gateways(pods: Iterable[Json]) -> frozenset[str]:
     )
 
 
+def unserved(observed: Mapping[str, object]) -> tuple[str, ...]:
+    """Return the services of ``observed`` that have requests and no worker with their model."""
+    return tuple(
+        text(it, "service") for it in items(observed, "services") if integer(it, "unserved") > 0
+    )
+
+
 def report_essence(observed: Mapping[str, object]) -> tuple[object, ...]:
-    """Return what of ``observed`` is reported at once when it changes: all but figures."""
+    """Return what of ``observed`` is reported at once when it changes: all but figures.
+
+    That a service has requests and no worker is no figure: it wakes what sleeps.
+    """
     workers = tuple(
         (
             text(it, "worker"),
@@ -109,7 +119,13 @@ def report_essence(observed: Mapping[str, object]) -> tuple[object, ...]:
         )
         for it in items(observed, "workers")
     )
-    return (observed.get("revision"), observed.get("epoch"), observed.get("leading"), workers)
+    return (
+        observed.get("revision"),
+        observed.get("epoch"),
+        observed.get("leading"),
+        workers,
+        unserved(observed),
+    )
 
 
 def _list(value: object) -> list[object]:

@@ -3,6 +3,7 @@
 The gateway obeys ``cell.json`` and ``plan.json``. While the API server is away both stay as they are,
 and a leader goes on leading: executors obey the highest epoch. The agent leads only while its gateway
 answers; one that was started anew gets a new epoch, for whatever it knew of its executors is gone.
+Its probe fails when it has not asked its gateway, nor said so, for longer than any wait of its may be.
 SIGTERM: give the Lease back, wait until the next leader is seen, and only then take the gateway's
 lead from it, so that it ends what it has begun.
 """
@@ -14,6 +15,7 @@ import gc
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +29,7 @@ from isochrone_operator.agent.follow import Follower
 from isochrone_operator.agent.reporter import Reporter
 from isochrone_operator.agent.wire import Access, WireTransport, access_of_pod
 from isochrone_operator.api import Api
+from isochrone_operator.health import check, serve
 from isochrone_operator.leader import CELL_TIMES, Candidate, LeasePlace
 from isochrone_operator.logs import Log
 from isochrone_operator.resources import PLANS, PODS
@@ -34,6 +37,8 @@ from isochrone_operator.resources import PLANS, PODS
 HANDOVER_S: Final = 4.0
 """How long an agent that ends waits for the next leader: well below the gateway's preStop of 5 s."""
 HANDOVER_LOOK_S: Final = 0.1
+STUCK_S: Final = 180.0
+"""Without a beat for so long the agent hangs: a report with all its tries takes under a minute."""
 POD_SELECTOR: Final = (
     f"{names.LABEL_NAME}={names.APP},"
     f"{names.LABEL_COMPONENT} in ({names.COMPONENT_GATEWAY},{names.COMPONENT_EXECUTOR})"
@@ -51,6 +56,7 @@ class AgentSettings:
     node: str
     run_directory: Path
     admin: str
+    health_port: int
     access: Access
     log_level: str
 
@@ -76,6 +82,12 @@ def parse_agent_settings(arguments: Sequence[str]) -> AgentSettings:
             "ISOCHRONE_ADMIN",
             f"http://127.0.0.1:{names.ADMIN_PORT}",
             "the gateway's admin listener",
+        ),
+        (
+            "--health-port",
+            "ISOCHRONE_AGENT_PORT",
+            str(names.AGENT_PORT),
+            "probes, on all addresses",
         ),
         ("--api-server", "ISOCHRONE_API_SERVER", "", "URL, outside of a pod"),
         ("--token-file", "ISOCHRONE_TOKEN_FILE", "", "with --api-server"),
@@ -105,6 +117,7 @@ def parse_agent_settings(arguments: Sequence[str]) -> AgentSettings:
         node=found["node"],
         run_directory=Path(found["run_directory"]),
         admin=found["admin"],
+        health_port=int(found["health_port"]),
         access=access,
         log_level=found["log_level"],
     )
@@ -186,10 +199,22 @@ async def run(settings: AgentSettings, log: Log) -> None:
         node=settings.node,
     )
     log.info("started", pod=settings.pod, namespace=settings.namespace)
-    await _run_until(stop, state, log)
+    host = "::" if ":" in settings.pod_ip else "0.0.0.0"  # noqa: S104 - kubelet asks
+    pages = {"/healthz": check(lambda: problem_of(reporter))}
+    server = await serve(pages, host=host, port=settings.health_port)
+    try:
+        await _run_until(stop, state, log)
+    finally:
+        server.close()
     await api.close()
     await admin.close()
     log.info("ended")
+
+
+def problem_of(reporter: Reporter) -> str | None:
+    """Return what is wrong with the agent; None while it beats, whatever its gateway does."""
+    silent_s = time.monotonic() - reporter.beat_s
+    return None if silent_s < STUCK_S else f"the agent has hung for {silent_s:.0f} s"
 
 
 async def _run_until(stop: asyncio.Event, state: CellState, log: Log) -> None:
@@ -207,9 +232,10 @@ async def _run_until(stop: asyncio.Event, state: CellState, log: Log) -> None:
     stopped = asyncio.create_task(stop.wait(), name="stop")
     try:
         done, _ = await asyncio.wait({*work, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        if stopped in done and state.candidate.leads():
-            state.handing_over = True
-            await state.candidate.release()
+        led = state.handing_over = stopped in done and state.candidate.leads()
+        # Also when it does not lead: the Lease may be on its way to this process, or stay behind.
+        await state.candidate.release()
+        if led:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(HANDOVER_S):
                     await _next_leader(state, log)

@@ -5,8 +5,9 @@ It also says whether the gateway is up, which is what the Lease is held for.
 
 import asyncio
 import json
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
 
@@ -44,6 +45,8 @@ class Reporter:
     gateways: frozenset[str] = frozenset()
     leads: bool = False
     is_up: bool = False
+    beat_s: float = field(default_factory=time.monotonic)
+    """When it last came around, by the monotonic clock."""
     _silent: int = 0
     _essence: tuple[object, ...] | None = None
     _next_s: float = 0.0
@@ -54,6 +57,7 @@ class Reporter:
     async def run(self) -> None:
         """Ask and report, until cancelled."""
         while True:
+            self.beat_s = time.monotonic()
             observed = await self._ask()
             if observed is not None:
                 await self._report(observed)

@@ -31,7 +31,7 @@ def cell_children(
         desired=(
             *agent_access(namespace, owners),
             service_account(names.EXECUTOR, names.COMPONENT_EXECUTOR, namespace, owners),
-            gateway_policy(namespace, owners),
+            gateway_policy(namespace, owners, settings.api_server),
             executor_policy(namespace, owners),
             *builder_children(namespace, snapshot),
             *gateway_objects(namespace, owners, settings),

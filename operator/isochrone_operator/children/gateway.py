@@ -50,8 +50,8 @@ def gateway_config(namespace: str, settings: Settings) -> str:
         "namespace": namespace,
         "plan_path": f"{names.RUN_DIRECTORY}/plan.json",
         "cell_path": f"{names.RUN_DIRECTORY}/cell.json",
-        "listen": {"host": "0.0.0.0", "port": names.HTTP_PORT},  # noqa: S104 - its Service's port
-        "health": {"host": "0.0.0.0", "port": names.HEALTH_PORT},  # noqa: S104 - kubelet's port
+        "listen": {"host": settings.any_address, "port": names.HTTP_PORT},
+        "health": {"host": settings.any_address, "port": names.HEALTH_PORT},
         "admin": {"host": "127.0.0.1", "port": names.ADMIN_PORT},
         "tls": {"directory": names.TLS_DIRECTORY, "peer": names.executor_peer(namespace)},
         "limits": {"bodies_bytes_max": parse_bytes(settings.gateway_memory) // 2},
@@ -81,7 +81,7 @@ def gateway_objects(namespace: str, owners: Sequence[Json], settings: Settings) 
             "metadata": named(names.CELL_LEASE),
         },
         _service(named(names.GATEWAY)),
-        _endpoint_slice(named(names.GATEWAY), labels),
+        _endpoint_slice(named(names.GATEWAY), labels, settings.ip_family),
         {
             "apiVersion": "policy/v1",
             "kind": "PodDisruptionBudget",
@@ -122,8 +122,11 @@ def _service(named: Json) -> Json:
     }
 
 
-def _endpoint_slice(named: Json, labels: dict[str, str]) -> Json:
-    """Return the slice without ``endpoints``, which are the leading agent's own field."""
+def _endpoint_slice(named: Json, labels: dict[str, str], family: str) -> Json:
+    """Return the slice without ``endpoints``, which are the leading agent's own field.
+
+    They are of the ``family`` of the pods' first address, as the Service's own address is.
+    """
     slice_labels = {
         "endpointslice.kubernetes.io/managed-by": names.APP,
         "kubernetes.io/service-name": names.GATEWAY,
@@ -138,7 +141,7 @@ def _endpoint_slice(named: Json, labels: dict[str, str]) -> Json:
         "apiVersion": "discovery.k8s.io/v1",
         "kind": "EndpointSlice",
         "metadata": named | {"labels": {**labels, **slice_labels}},
-        "addressType": "IPv4",
+        "addressType": family,
         "ports": [port],
     }
 
@@ -245,7 +248,7 @@ def _gateway(settings: Settings) -> Json:
 
 
 def _agent(settings: Settings) -> Json:
-    return container(
+    main = container(
         "agent",
         image=settings.images.operator,
         command=["python", "-m", "isochrone_operator.agent"],
@@ -263,12 +266,17 @@ def _agent(settings: Settings) -> Json:
             mount("token", TOKEN_DIRECTORY, read_only=True),
         ],
     )
+    return main | {
+        "livenessProbe": _probe("/healthz", period_s=10, failures=3, port=names.AGENT_PORT),
+        "ports": [{"containerPort": names.AGENT_PORT, "name": "agent", "protocol": "TCP"}],
+        "startupProbe": _probe("/healthz", period_s=1, failures=60, port=names.AGENT_PORT),
+    }
 
 
-def _probe(path: str, *, period_s: int, failures: int) -> Json:
+def _probe(path: str, *, period_s: int, failures: int, port: int = names.HEALTH_PORT) -> Json:
     return {
         "failureThreshold": failures,
-        "httpGet": {"path": path, "port": names.HEALTH_PORT, "scheme": "HTTP"},
+        "httpGet": {"path": path, "port": port, "scheme": "HTTP"},
         "periodSeconds": period_s,
         "timeoutSeconds": 2,
     }

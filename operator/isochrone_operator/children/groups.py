@@ -244,7 +244,7 @@ def _executor(
     accelerator = pool.spec.accelerator
     cores = "auto" if accelerator.vendor is Vendor.SYNTHETIC else f"auto:{accelerator.cores or 1}"
     flags: Mapping[str, str] = {
-        "--listen": f"tcp:0.0.0.0:{names.EXECUTOR_PORT}",
+        "--listen": _listen(settings),
         "--worker": "$(POD_NAME)",
         "--group": group.name,
         "--pool": pool.metadata.name,
@@ -280,6 +280,11 @@ def _executor(
         "readinessProbe": _probe(period_s=5, failures=2),
         "startupProbe": _probe(period_s=1, failures=180),
     }
+
+
+def _listen(settings: Settings) -> str:
+    host = settings.any_address
+    return f"tcp:{f'[{host}]' if ':' in host else host}:{names.EXECUTOR_PORT}"
 
 
 def _environment(template: PodTemplate) -> list[Json]:

@@ -9,15 +9,19 @@ from typing import Final
 
 from isochrone_operator import names
 from isochrone_operator.children.pods import Json, labels_of, metadata
+from isochrone_operator.settings import ApiServer
 
 _DNS_PORT: Final = 53
-_API_SERVER_PORTS: Final = (443, 6443)
-"""A policy cannot name the API server, and sees its address after translation: 443 or 6443 wherever
-Kubernetes is offered."""
 
 
-def gateway_policy(namespace: str, owners: Sequence[Json]) -> Json:
-    """Return: clients and scrapers in; executors, the API server and DNS out."""
+def gateway_policy(namespace: str, owners: Sequence[Json], api_server: ApiServer) -> Json:
+    """Return: clients and scrapers in; executors, the API server and DNS out.
+
+    A policy cannot name the API server, and sees its address after translation: so it is told.
+    """
+    to_api_server: Json = {"ports": [_port(port) for port in api_server.ports]}
+    if api_server.cidrs:
+        to_api_server["to"] = [{"ipBlock": {"cidr": it}} for it in api_server.cidrs]
     return _policy(
         names.GATEWAY,
         names.COMPONENT_GATEWAY,
@@ -32,7 +36,7 @@ def gateway_policy(namespace: str, owners: Sequence[Json]) -> Json:
                 "to": [{"podSelector": {"matchLabels": _pods(names.COMPONENT_EXECUTOR)}}],
                 "ports": [_port(names.EXECUTOR_PORT)],
             },
-            {"ports": [_port(port) for port in _API_SERVER_PORTS]},
+            to_api_server,
             {"ports": [_port(_DNS_PORT, "UDP"), _port(_DNS_PORT)]},
         ],
     )
@@ -60,6 +64,29 @@ def builder_policy(namespace: str, owners: Sequence[Json]) -> Json:
     return _policy(names.BUILDER, names.COMPONENT_BUILDER, namespace, owners, ingress=[], egress=[])
 
 
+def fetcher_policy(namespace: str, owners: Sequence[Json]) -> Json:
+    """Return: nothing in; out to anywhere but the node's own addresses, which give its identity away.
+
+    For the builder Jobs that fetch, which parse nothing: policies add up.
+    """
+    everywhere = [
+        {"ipBlock": {"cidr": "0.0.0.0/0", "except": ["169.254.0.0/16"]}},
+        {"ipBlock": {"cidr": "::/0", "except": ["fe80::/10", "fd00:ec2::/32"]}},
+    ]
+    return _policy(
+        names.FETCHER,
+        names.COMPONENT_BUILDER,
+        namespace,
+        owners,
+        ingress=[],
+        egress=[
+            {"to": everywhere},
+            {"ports": [_port(_DNS_PORT, "UDP"), _port(_DNS_PORT)]},
+        ],
+        step=names.STEP_FETCH,
+    )
+
+
 def _policy(
     name: str,
     component: str,
@@ -68,9 +95,11 @@ def _policy(
     *,
     ingress: list[Json],
     egress: list[Json],
+    step: str = "",
 ) -> Json:
+    selected = _pods(component) | ({names.LABEL_STEP: step} if step else {})
     spec: Json = {
-        "podSelector": {"matchLabels": _pods(component)},
+        "podSelector": {"matchLabels": selected},
         "policyTypes": ["Ingress", "Egress"],
     }
     # An empty list is stored as none: to apply one again would be a change every time.

@@ -79,13 +79,24 @@ def _state(job: Job) -> AttemptState:
     return AttemptState.FAILED if job.failed else AttemptState.RUNNING
 
 
+def lacks_node(pods: Sequence[Pod]) -> bool:
+    """Return whether the newest of a Job's ``pods`` finds no node that has room for it."""
+    newest = _newest(pods)
+    unplaced = newest is not None and newest.phase is PodPhase.PENDING and not newest.node
+    return unplaced and newest is not None and newest.trouble.startswith("Unschedulable")
+
+
 def trouble_of(job: str, pods: Sequence[Pod]) -> str:
     """Return why the newest pod of ``job`` does not run; empty when it does, or is not known.
 
     ``pods`` are those whose ``app.kubernetes.io/instance`` label is ``job``.
     """
-    newest = max(pods, key=lambda pod: (pod.created_at, pod.ref.name), default=None)
+    newest = _newest(pods)
     if newest is None or newest.phase is PodPhase.SUCCEEDED or not newest.trouble:
         return ""
     text = " ".join(newest.trouble.split())[:TROUBLE_CHARACTERS_MAX]
     return f"pod {newest.ref.name} of Job {job}: {text}"
+
+
+def _newest(pods: Sequence[Pod]) -> Pod | None:
+    return max(pods, key=lambda pod: (pod.created_at, pod.ref.name), default=None)

@@ -12,33 +12,32 @@ from typing import Final
 
 from isochrone.api import convert
 from isochrone.api.convert.catalogs import accuracy_object
-from isochrone.api.model import Architecture, Model
+from isochrone.api.model import Model
 from isochrone.api.modelvariant import ModelVariant
 from isochrone.api.resource import Metadata
 from isochrone.api.schema import API_VERSION
 from isochrone.build_document import (
-    ArchitectureRequest,
     BuildReport,
     BuildRequest,
     Failure,
+    bounded,
     decode,
     encode,
-    source_path,
-    variant_name,
 )
-from isochrone.catalog import Accuracy, BackendName, Variant
+from isochrone.catalog import Accuracy, Variant
 from isochrone.errors import ManifestError
 from isochrone.ids import split_qualified
-from isochrone.units import parse_ratio
 from isochrone_operator import names
 from isochrone_operator.children.builders import source_claims
 from isochrone_operator.children.pods import labels_of, metadata, owner_of
 from isochrone_operator.jobs.attempts import (
     Attempt,
     AttemptState,
+    lacks_node,
     latest_attempt,
     trouble_of,
 )
+from isochrone_operator.jobs.fetching import Fetched, fetch
 from isochrone_operator.jobs.manifests import (
     BUILD_DEADLINE_S,
     JobPlan,
@@ -46,14 +45,14 @@ from isochrone_operator.jobs.manifests import (
     job_objects,
     job_plan,
 )
+from isochrone_operator.jobs.requests import build_request, expected_variants
+from isochrone_operator.jobs.room import WAITING_FOR_NODE
 from isochrone_operator.jobs.values import Built, Phase, Progress
 from isochrone_operator.reconciliation import Manifest
 from isochrone_operator.settings import Settings
 from isochrone_operator.snapshot import Job, Pod
 
 BASIS_LENGTH: Final = 16
-UNSUPPORTED_SCHEME: Final = "UnsupportedScheme"
-INVALID_LOCATION: Final = "InvalidLocation"
 BUILD_FAILED: Final = "BuildFailed"
 BUILDING: Final = "Building"
 BUILT: Final = "Built"
@@ -79,7 +78,8 @@ class BuildFacts:
 class _Wish:
     """What one Model's build should lead to, and what is there.
 
-    ``refused``: variants that cannot be asked for; ``taken``: those whose name is another's.
+    ``refused``: variants that cannot be asked for; ``taken``: those whose name is another's;
+    ``kept``: objects that the fetch of their sources left, which stay while the build lasts.
     """
 
     model: Model
@@ -88,6 +88,7 @@ class _Wish:
     taken: tuple[str, ...]
     basis: str
     total: int
+    kept: tuple[Manifest, ...] = ()
 
     def as_is(self, progress: Progress, objects: Sequence[Manifest] = ()) -> Built:
         """Return that everything stays as it is for now, beside ``objects``."""
@@ -95,7 +96,7 @@ class _Wish:
         kept = () if record is None else record.failed
         return Built(
             progress=progress,
-            desired=(*self.manifests(self.owned), *objects),
+            desired=(*self.manifests(self.owned), *self.kept, *objects),
             variants=tuple(self.owned),
             accuracies={},
             failures=tuple(Failure(name=it.name, reason=it.reason) for it in kept) or self.refused,
@@ -113,8 +114,8 @@ def build(
     model: Model, owned: Sequence[ModelVariant], facts: BuildFacts, settings: Settings
 ) -> Built:
     """Return how the build of ``model`` stands; ``owned`` are the ModelVariants that it owns."""
-    request, refused = _request(model)
-    expected = _expected(request)
+    request, refused = build_request(model)
+    expected = expected_variants(request)
     wish = _Wish(
         model=model,
         owned=owned,
@@ -132,12 +133,20 @@ def build(
         return wish.as_is(Progress(phase=Phase.FAILED, reason=reason, message=message))
     if not expected:
         return _done(wish, (), (), {})
+    fetched = fetch(model, request, facts.jobs, facts.pods, settings)
     current = tuple(it for it in owned if _is_of(it, wish.basis))
     record = model.status.build
     complete = record is not None and record.basis == wish.basis and record.made == len(current)
     if complete and not facts.jobs:
         return _complete(wish, current)
-    plan = _plan(model, request, settings)
+    if fetched.progress is not None:
+        return (
+            _complete(wish, current)
+            if complete
+            else _unfetched(wish, fetched.progress, fetched, facts)
+        )
+    wish = replace(wish, kept=fetched.objects, refused=(*refused, *_missing(expected, fetched)))
+    plan = _plan(model, fetched.request, settings)
     attempt = latest_attempt(plan.names, facts.jobs)
     if attempt.state is AttemptState.DONE:
         return _read(wish, plan, attempt)
@@ -146,10 +155,34 @@ def build(
 
 def is_building(model: Model, facts: BuildFacts, settings: Settings) -> bool:
     """Return whether a Job of ``model``'s present build exists and has not ended."""
-    request, _ = _request(model)
-    return bool(_expected(request)) and latest_attempt(
-        _plan(model, request, settings).names, facts.jobs
-    ).state in {AttemptState.RUNNING, AttemptState.UNREAD}
+    request, _ = build_request(model)
+    if not expected_variants(request):
+        return False
+    fetched = fetch(model, request, facts.jobs, facts.pods, settings)
+    if fetched.progress is not None:
+        return fetched.running
+    names_of_attempts = _plan(model, fetched.request, settings).names
+    state = latest_attempt(names_of_attempts, facts.jobs).state
+    return state in {AttemptState.RUNNING, AttemptState.UNREAD}
+
+
+def _unfetched(wish: _Wish, progress: Progress, fetched: Fetched, facts: BuildFacts) -> Built:
+    """Return how far the fetch is that the build waits for; it takes its turn like a build."""
+    if progress.phase is Phase.RUNNING and not fetched.running:
+        waits = _waits_for_others(wish, facts)
+        if waits is not None:
+            return waits
+    return wish.as_is(progress, fetched.objects)
+
+
+def _missing(expected: Mapping[str, str], fetched: Fetched) -> tuple[Failure, ...]:
+    """Return the variants whose architecture's file was not fetched."""
+    missing = fetched.missing or {}
+    return tuple(
+        Failure(name=name, reason=bounded(missing[architecture]))
+        for name, architecture in expected.items()
+        if architecture in missing
+    )
 
 
 def owner_model(variant: ModelVariant) -> str:
@@ -158,71 +191,6 @@ def owner_model(variant: ModelVariant) -> str:
         if reference.get("kind") == "Model" and reference.get("apiVersion") == API_VERSION:
             return str(reference.get("uid", ""))
     return ""
-
-
-def _request(model: Model) -> tuple[BuildRequest, tuple[Failure, ...]]:
-    """Return what is asked of the builder, and the variants that cannot be asked for, with why."""
-    signature = convert.model(model)
-    validation = model.spec.accuracy.validation_set
-    # Synthetic variants are written by hand: there is nothing to make them from.
-    backends = tuple(it for it in model.spec.variants.backends if it is not BackendName.SYNTHETIC)
-    request = BuildRequest(
-        namespace=model.metadata.namespace,
-        name=model.metadata.name,
-        task=model.spec.task,
-        metric=signature.metric,
-        inputs=signature.inputs,
-        outputs=signature.outputs,
-        validation_uri=None if validation is None else validation.uri,
-        architectures=tuple(_architecture(it) for it in model.spec.architectures),
-        precisions=model.spec.variants.precisions,
-        backends=backends,
-        batch_sizes=tuple(sorted(model.spec.variants.batch_sizes)),
-    )
-    unreadable = "" if validation is None else _location_problem(validation.uri)
-    problems = {it.name: unreadable or _location_problem(it.uri) for it in request.architectures}
-    refused = tuple(
-        Failure(name=name, reason=problems[architecture])
-        for name, architecture in _expected(request).items()
-        if problems[architecture]
-    )
-    good = tuple(it for it in request.architectures if not problems[it.name])
-    return replace(request, architectures=good), refused
-
-
-def _architecture(given: Architecture) -> ArchitectureRequest:
-    return ArchitectureRequest(
-        name=given.name,
-        uri=given.artifact.uri,
-        format=given.artifact.format.value,
-        sha256=given.artifact.sha256,
-        accuracy_ppm=None if given.accuracy is None else parse_ratio(given.accuracy),
-    )
-
-
-def _location_problem(uri: str) -> str:
-    """Return why a builder Job cannot read ``uri``; empty when it can."""
-    scheme = uri.partition(":")[0]
-    if scheme != "pvc":
-        return (
-            f"{UNSUPPORTED_SCHEME}: {uri}: {scheme}: locations are not read in a cluster yet: copy "
-            "the file to a PersistentVolumeClaim and name it as pvc://CLAIM/PATH"
-        )
-    try:
-        source_path(uri)
-    except ManifestError as error:
-        return f"{INVALID_LOCATION}: {error}"
-    return ""
-
-
-def _expected(request: BuildRequest) -> dict[str, str]:
-    """Return the names of the variants that ``request`` asks for, each with its architecture."""
-    return {
-        variant_name(request.name, architecture.name, backend, precision): architecture.name
-        for architecture in request.architectures
-        for backend in request.backends
-        for precision in request.precisions
-    }
 
 
 def _plan(model: Model, request: BuildRequest, settings: Settings) -> JobPlan:
@@ -294,7 +262,7 @@ def _read(wish: _Wish, plan: JobPlan, attempt: Attempt) -> Built:
         and record.basis == wish.basis
         and all(_is_seen(it, existing, accuracies) for it in made)
     )
-    return _done(wish, made, failures, accuracies, () if seen else objects)
+    return _done(wish, made, failures, accuracies, () if seen else (*wish.kept, *objects))
 
 
 def _is_seen(
@@ -314,19 +282,34 @@ def _under_way(wish: _Wish, plan: JobPlan, attempt: Attempt, facts: BuildFacts) 
     """Return how far the Job is, and the objects that it needs."""
     numbers = (*attempt.earlier, attempt.number)
     name = plan.names[attempt.number]
-    others = sorted(facts.busy - {wish.model.metadata.name})
+    waits = _waits_for_others(wish, facts, _objects(plan, attempt.earlier))
     match attempt.state:
         case AttemptState.FAILED | AttemptState.LOST:
             return wish.as_is(_failed(name, attempt.reason), _objects(plan, numbers))
-        case AttemptState.ABSENT if others:
-            message = f"one build at a time works in a namespace: {', '.join(others)} is under way"
-            waiting = Progress(phase=Phase.WAITING, reason=WAITING_FOR_BUILD, message=message)
-            return wish.as_is(waiting, _objects(plan, attempt.earlier))
+        case AttemptState.ABSENT if waits is not None:
+            return waits
         case _:
-            trouble = trouble_of(name, facts.pods.get(name, ()))
+            pods = facts.pods.get(name, ())
+            trouble = trouble_of(name, pods)
+            if lacks_node(pods):
+                message = f"Job {name} waits for a node, for as long as that takes; {trouble}"
+                unplaced = Progress(phase=Phase.RUNNING, reason=WAITING_FOR_NODE, message=message)
+                return wish.as_is(unplaced, _objects(plan, numbers))
             message = f"Job {name} makes variants{f'; {trouble}' if trouble else ''}"
             running = Progress(phase=Phase.RUNNING, reason=BUILDING, message=message)
             return wish.as_is(running, _objects(plan, numbers))
+
+
+def _waits_for_others(
+    wish: _Wish, facts: BuildFacts, objects: Sequence[Manifest] = ()
+) -> Built | None:
+    """Return that the build waits, with its ``objects``; None when no other one is under way."""
+    others = sorted(facts.busy - {wish.model.metadata.name})
+    if not others:
+        return None
+    message = f"one build at a time works in a namespace: {', '.join(others)} is under way"
+    waiting = Progress(phase=Phase.WAITING, reason=WAITING_FOR_BUILD, message=message)
+    return wish.as_is(waiting, objects)
 
 
 def _objects(plan: JobPlan, numbers: Sequence[int]) -> tuple[Manifest, ...]:

@@ -28,6 +28,7 @@ from isochrone_operator.children.pods import (
     mount,
     owner_of,
     restricted_pod,
+    secret_volume,
     sources_volumes,
     variable,
 )
@@ -37,18 +38,20 @@ from isochrone_operator.reconciliation import Manifest
 from isochrone_operator.settings import Settings
 
 REQUEST_FILE: Final = "request.json"
+FETCH_DEADLINE_S: Final = 6 * 3600
 BUILD_DEADLINE_S: Final = 4 * 3600
 PROFILE_DEADLINE_S: Final = 2 * 3600
-"""How long a Job may take, waiting for a node included."""
+"""How long a pod of a Job may take on its node. The time until it has one does not count: a node may
+take as long to come as its pool takes to make one, and that is nobody's failure."""
 BACKOFF_LIMIT: Final = 2
 """How often a failed pod of a Job is tried again; pods that had to make room do not count."""
 _GRACE_S: Final = 10
 _DIGEST_LENGTH: Final = 8
-_BUILD_RESOURCES: Final[Json] = {
-    "limits": {"memory": "12Gi"},
-    "requests": {"cpu": "500m", "memory": "1Gi"},
+_FETCH_RESOURCES: Final[Json] = {
+    "limits": {"memory": "1Gi"},
+    "requests": {"cpu": "100m", "memory": "256Mi"},
 }
-"""Converters take what they find: as many cores as are idle, and memory by the model's size."""
+"""A block of some megabytes at a time is all that is held."""
 _ANNOTATIONS: Final = {
     "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
     "karpenter.sh/do-not-disrupt": "true",
@@ -128,7 +131,6 @@ def job_objects(plan: JobPlan, name: str) -> tuple[Manifest, ...]:
             "kind": "Job",
             "metadata": named,
             "spec": {
-                "activeDeadlineSeconds": plan.deadline_s,
                 "backoffLimit": BACKOFF_LIMIT,
                 "podFailurePolicy": {
                     "rules": [
@@ -140,11 +142,31 @@ def job_objects(plan: JobPlan, name: str) -> tuple[Manifest, ...]:
                 },
                 "template": {
                     "metadata": {"labels": labels, "annotations": dict(_ANNOTATIONS)},
-                    "spec": plan.pod(name),
+                    "spec": {"activeDeadlineSeconds": plan.deadline_s, **plan.pod(name)},
                 },
             },
         },
     )
+
+
+def fetch_pod(secrets: Sequence[str], settings: Settings) -> Callable[[str], Json]:
+    """Return what makes the pod of a Job that fetches, with the credentials in ``secrets``."""
+
+    def pod(name: str) -> Json:
+        return _pod(
+            name,
+            arguments=("fetch", "--secrets", names.SECRETS_DIRECTORY),
+            image=settings.images.runtime_torch,
+            resources=_FETCH_RESOURCES,
+            settings=settings,
+            volumes=[secret_volume(f"secret-{index}", it) for index, it in enumerate(secrets)],
+            mounts=[
+                mount(f"secret-{index}", f"{names.SECRETS_DIRECTORY}/{it}", read_only=True)
+                for index, it in enumerate(secrets)
+            ],
+        )
+
+    return pod
 
 
 def build_pod(claims: Sequence[str], settings: Settings) -> Callable[[str], Json]:
@@ -156,7 +178,11 @@ def build_pod(claims: Sequence[str], settings: Settings) -> Callable[[str], Json
             name,
             arguments=("build", "--sources", names.SOURCES_DIRECTORY),
             image=settings.images.runtime_torch,
-            resources=_BUILD_RESOURCES,
+            # Converters take what they find: as many cores as are idle.
+            resources={
+                "limits": {"memory": settings.builders.memory_limit},
+                "requests": {"cpu": settings.builders.cpu, "memory": settings.builders.memory},
+            },
             settings=settings,
             volumes=volumes,
             mounts=mounts,

@@ -38,7 +38,13 @@ from isochrone.ids import split_qualified
 from isochrone.units import MILLISECOND
 from isochrone_operator import names
 from isochrone_operator.children.groups import image_of
-from isochrone_operator.jobs.attempts import Attempt, AttemptState, latest_attempt, trouble_of
+from isochrone_operator.jobs.attempts import (
+    Attempt,
+    AttemptState,
+    lacks_node,
+    latest_attempt,
+    trouble_of,
+)
 from isochrone_operator.jobs.building import BASIS_LENGTH
 from isochrone_operator.jobs.manifests import (
     PROFILE_DEADLINE_S,
@@ -94,7 +100,8 @@ class _Outcome:
     progress: dict[tuple[str, str], Progress] = field(default_factory=dict)
     found: dict[tuple[str, str], PoolProfile] = field(default_factory=dict)
     failed: dict[tuple[str, str], FailureObject] = field(default_factory=dict)
-    nodes_wanted: list[str] = field(default_factory=list)
+    measuring: list[str] = field(default_factory=list)
+    waiting: list[str] = field(default_factory=list)
 
 
 def profile(target: Target, facts: ProfileFacts, room: Room, settings: Settings) -> Profiled:
@@ -124,7 +131,8 @@ def profile(target: Target, facts: ProfileFacts, room: Room, settings: Settings)
         progress=outcome.progress,
         found=outcome.found,
         failed=outcome.failed,
-        nodes_wanted=tuple(outcome.nodes_wanted),
+        measuring=tuple(outcome.measuring),
+        waiting=tuple(outcome.waiting),
     )
 
 
@@ -205,8 +213,10 @@ def _profile_on(
         progress = _under_way(step, plan, attempt, facts, room)
     if progress.phase is Phase.WAITING:
         numbers.pop()
-    if progress.reason == WAITING_FOR_NODE:
-        outcome.nodes_wanted.append(pool)
+    if progress.phase is Phase.RUNNING:
+        outcome.measuring.append(pool)
+    elif progress.reason == WAITING_FOR_NODE:
+        outcome.waiting.append(pool)
     for number in numbers:
         outcome.desired += job_objects(plan, plan.names[number])
     for name in bases:
@@ -276,7 +286,11 @@ def _under_way(
         if obstacle is not None:
             return obstacle
         room.take(pool, plan.namespace, name)
-    trouble = trouble_of(name, facts.pods.get(name, ()))
+    pods = facts.pods.get(name, ())
+    trouble = trouble_of(name, pods)
+    if lacks_node(pods):
+        message = f"on {pool}: Job {name} waits for a node, for as long as that takes; {trouble}"
+        return Progress(phase=Phase.RUNNING, reason=WAITING_FOR_NODE, message=message)
     message = f"on {pool}: Job {name} measures{f'; {trouble}' if trouble else ''}"
     return Progress(phase=Phase.RUNNING, reason=PROFILING, message=message)
 

@@ -14,14 +14,12 @@ from isochrone.api.modelvariant import ModelVariant, ModelVariantStatus, PoolPro
 from isochrone.api.modelvariant import ProfileFailure as FailureObject
 from isochrone.api.resource import Resource
 from isochrone.build_document import ARTIFACT_MISMATCH, ARTIFACT_MISSING
-from isochrone.catalog import Accuracy, AccuracySource
+from isochrone.catalog import Accuracy, AccuracySource, Precision
 from isochrone.units import HOUR, Instant, Nanoseconds
 from isochrone_operator.children.pods import reference_to
 from isochrone_operator.jobs.building import (
     BUILD_FAILED,
     BUILDING,
-    INVALID_LOCATION,
-    UNSUPPORTED_SCHEME,
 )
 from isochrone_operator.jobs.conditions import (
     FALSE,
@@ -34,7 +32,9 @@ from isochrone_operator.jobs.conditions import (
     instant_of,
     listed,
 )
+from isochrone_operator.jobs.fetching import FETCH_FAILED, FETCHING
 from isochrone_operator.jobs.profiling import PROFILE_JOB_FAILED, PROFILED
+from isochrone_operator.jobs.requests import INVALID_LOCATION, UNSUPPORTED_SCHEME
 from isochrone_operator.jobs.values import Built, Phase, Profiled, Progress
 from isochrone_operator.reconciliation import Event, EventType, StatusWrite
 
@@ -47,6 +47,7 @@ ARTIFACT_READY: Final = "ArtifactReady"
 ACCURACY_VERIFIED: Final = "AccuracyVerified"
 NO_POOL: Final = "NoPool"
 MODEL_MISSING: Final = "ModelMissing"
+ACCURACY_UNKNOWN: Final = "AccuracyUnknown"
 NO_USABLE_VARIANT: Final = "NoUsableVariant"
 _UNDER_WAY: Final = frozenset({Phase.RUNNING, Phase.WAITING})
 _MODEL_EVENTS: Final[Mapping[str, Mapping[str, EventType]]] = {
@@ -54,10 +55,11 @@ _MODEL_EVENTS: Final[Mapping[str, Mapping[str, EventType]]] = {
         "VariantsReady": EventType.NORMAL,
         "SomeVariantsFailed": EventType.WARNING,
     },
-    "Reconciling": {BUILDING: EventType.NORMAL},
+    "Reconciling": dict.fromkeys((FETCHING, BUILDING), EventType.NORMAL),
     "Stalled": dict.fromkeys(
         (
             BUILD_FAILED,
+            FETCH_FAILED,
             UNSUPPORTED_SCHEME,
             INVALID_LOCATION,
             NO_USABLE_VARIANT,
@@ -73,6 +75,7 @@ _VARIANT_EVENTS: Final[Mapping[str, Mapping[str, EventType]]] = {
         PROFILE_JOB_FAILED: EventType.WARNING,
         "SomePoolsFailed": EventType.WARNING,
     },
+    ACCURACY_VERIFIED: {ACCURACY_UNKNOWN: EventType.WARNING},
     ARTIFACT_READY: dict.fromkeys((ARTIFACT_MISSING, ARTIFACT_MISMATCH), EventType.WARNING),
 }
 
@@ -107,7 +110,7 @@ def variant_status(
     failures = _failures(variant, profiled, progress)
     conditions = [
         _artifact(progress, profiles, failures, generated=generated),
-        _verified(old, accuracy),
+        _verified(variant, accuracy),
         _profiled(progress, profiles),
     ]
     ready = _variant_ready(conditions)
@@ -277,8 +280,17 @@ def _artifact(
     return _wanted(ARTIFACT_READY, UNKNOWN, "NotChecked", message)
 
 
-def _verified(old: ModelVariantStatus, accuracy: Accuracy | None) -> Wanted:
-    found = old.accuracy if accuracy is None else accuracy_object(accuracy)
+def _verified(variant: ModelVariant, accuracy: Accuracy | None) -> Wanted:
+    found = variant.status.accuracy if accuracy is None else accuracy_object(accuracy)
+    precision = variant.spec.precision
+    if found is None and precision is not Precision.FP32:
+        # Only a build compares a variant with the original; what a Model declares is the original's.
+        message = (
+            f"what {precision.value} loses is not known, so that no accuracy floor could be kept: "
+            f"have the Model make it (spec.variants.precisions: [{precision.value}]), which measures "
+            "it; a ModelVariant written by hand is planned with in fp32"
+        )
+        return _wanted(ACCURACY_VERIFIED, FALSE, ACCURACY_UNKNOWN, message)
     if found is None:
         message = "what the Model declares of its architecture stands in"
         return _wanted(ACCURACY_VERIFIED, UNKNOWN, "NotMeasured", message)
@@ -328,9 +340,10 @@ def _on(pool: str, progress: Progress) -> str:
 
 
 def _variant_ready(conditions: Sequence[Wanted]) -> Wanted:
-    """Return whether the variant can be planned with: there, and measured somewhere."""
+    """Return whether the variant can be planned with: there, measured somewhere, no guess."""
     for it in conditions:
-        if it.type != ACCURACY_VERIFIED and it.status is not TRUE:
+        declared = it.type == ACCURACY_VERIFIED and it.status is UNKNOWN
+        if it.status is not TRUE and not declared:
             return _wanted(READY, FALSE, it.reason, it.message)
     return _wanted(READY, TRUE, "Usable", "it can be planned with")
 

@@ -4,6 +4,7 @@ Called by ``reconcile``, before it plans. Pure: the same snapshot and the same i
 answer, and when all is built and profiled nothing but what exists is desired.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -16,6 +17,7 @@ from isochrone_operator import names
 from isochrone_operator.children.builders import builder_children
 from isochrone_operator.children.pods import reference_to
 from isochrone_operator.jobs.building import BuildFacts, build, is_building, owner_model
+from isochrone_operator.jobs.competition import with_competition
 from isochrone_operator.jobs.manifests import store_claim
 from isochrone_operator.jobs.profiling import ProfileFacts, Target, profile
 from isochrone_operator.jobs.room import Room
@@ -46,7 +48,8 @@ class _Steps:
     events: list[Event] = field(default_factory=list)
     surplus: list[ObjectRef] = field(default_factory=list)
     variants: list[ModelVariant] = field(default_factory=list)
-    nodes_wanted: set[str] = field(default_factory=set)
+    measuring: Counter[str] = field(default_factory=Counter)
+    waiting: set[str] = field(default_factory=set)
     wakes: list[Instant] = field(default_factory=list)
 
     def write(self, written: Written) -> None:
@@ -71,7 +74,10 @@ def build_steps(snapshot: Snapshot, now: Instant, settings: Settings) -> BuildSt
         events=tuple(steps.events),
         surplus=tuple(steps.surplus),
         variants=tuple(sorted(steps.variants, key=lambda it: it.identity)),
-        nodes_wanted=tuple(sorted(steps.nodes_wanted)),
+        measuring={
+            pool: max(steps.measuring[pool], int(pool in steps.waiting))
+            for pool in sorted({*steps.measuring, *steps.waiting})
+        },
         wake_at=min(steps.wakes, default=None),
     )
 
@@ -161,7 +167,8 @@ def _model_steps(
         found = profile(target, space.profiles, space.room, space.settings)
         profiled.append(found)
         steps.desired += found.desired
-        steps.nodes_wanted.update(found.nodes_wanted)
+        steps.measuring.update(found.measuring)
+        steps.waiting.update(found.waiting)
         for variant in target.variants:
             status = variant_status(
                 variant,
@@ -172,6 +179,8 @@ def _model_steps(
                 now=space.now,
             )
             after.append(variant.model_copy(update={"status": status}))
+    told = {it.metadata.name: it.status.conditions for each in targets for it in each.variants}
+    after = with_competition(after, model, told, space.now)
     for variant in after:
         steps.write(variant_writes(before.get(variant.metadata.name), variant))
     steps.variants += after

@@ -17,8 +17,8 @@ class BuildSteps:
     """What one look led to, for Models, ModelVariants and their Jobs.
 
     ``desired`` is complete: everything of theirs that should exist. ``variants`` are all
-    ModelVariants whose Model exists, as they will be, with their statuses. ``nodes_wanted``: pools that have no ready
-    node and need one for profiling. ``wake_at``: when a wait has lasted too long.
+    ModelVariants whose Model exists, as they will be, with their statuses. ``measuring``: accelerators by
+    pool that profiling holds or, where a pool has no node, waits for. ``wake_at``: when a wait has lasted too long.
     """
 
     desired: tuple[Manifest, ...] = ()
@@ -26,7 +26,7 @@ class BuildSteps:
     events: tuple[Event, ...] = ()
     surplus: tuple[ObjectRef, ...] = ()
     variants: tuple[ModelVariant, ...] = ()
-    nodes_wanted: tuple[str, ...] = ()
+    measuring: Mapping[str, int] = field(default_factory=dict)
     wake_at: Instant | None = None
 
 
@@ -72,11 +72,12 @@ class Profiled:
     """What has become of profiling one target on its pools.
 
     ``progress`` by (variant name, pool); ``found`` and ``failed`` are what this pass read from
-    reports.
+    reports. ``measuring``: the pool of each Job that is there; ``waiting``: pools without a node.
     """
 
     desired: tuple[Manifest, ...] = ()
     progress: Mapping[tuple[str, str], Progress] = field(default_factory=dict)
     found: Mapping[tuple[str, str], PoolProfile] = field(default_factory=dict)
     failed: Mapping[tuple[str, str], ProfileFailure] = field(default_factory=dict)
-    nodes_wanted: tuple[str, ...] = ()
+    measuring: tuple[str, ...] = ()
+    waiting: tuple[str, ...] = ()

@@ -93,9 +93,10 @@ def _offer(node: Node, resource: AcceleratorPool, here: int) -> int:
     return most if node.ready and not node.unschedulable else min(here, most)
 
 
-def fleet_of(looks: Sequence[PoolLook], snapshot: Snapshot) -> Fleet:
+def fleet_of(looks: Sequence[PoolLook], snapshot: Snapshot, *, taken: Mapping[str, int]) -> Fleet:
     """Return what may be planned with: usable pools, as large as they are or may become.
 
+    ``taken``: accelerators by pool that are not to be planned with, for they stay with whom they serve.
     Nodes of unequal size, and CPU pools that share nodes, are bounded by a ``Host`` over all of
     their cores: what is planned then fits in sum, and the scheduler of Kubernetes has the last word.
     """
@@ -108,17 +109,23 @@ def fleet_of(looks: Sequence[PoolLook], snapshot: Snapshot) -> Fleet:
         if pool.engine is Engine.EXISTING:
             nodes, total = len(look.offered), sum(look.offered.values())
             pool = replace(pool, nodes_max=nodes, nodes_min=min(pool.nodes_min, nodes))
-            if total < pool.accelerators_max:
-                identity, cores = HostId(f"pool {pool.id}"), total * pool.cores
-                hosts.append(Host(id=identity, cores=cores, pools=(pool.id,)))
+        else:
+            total = pool.accelerators_max
+        left = max(0, total - taken.get(pool.id, 0))
+        if left < pool.accelerators_max:
+            identity, cores = HostId(f"pool {pool.id}"), left * pool.cores
+            hosts.append(Host(id=identity, cores=cores, pools=(pool.id,)))
         pools.append(pool)
-    hosts += _shared_nodes(looks, snapshot)
+    hosts += _shared_nodes(looks, snapshot, taken)
     return Fleet(pools=tuple(pools), hosts=tuple(sorted(hosts, key=lambda it: it.id)))
 
 
-def _shared_nodes(looks: Sequence[PoolLook], snapshot: Snapshot) -> list[Host]:
+def _shared_nodes(
+    looks: Sequence[PoolLook], snapshot: Snapshot, taken: Mapping[str, int]
+) -> list[Host]:
     """Return a bound over the cores of each set of CPU pools that have nodes in common."""
     cores = {node.name: node.cpu_millis // CORE_MILLIS for node in snapshot.nodes}
+    kept = {it.pool.id: taken.get(it.pool.id, 0) * it.pool.cores for it in looks}
     clusters: list[tuple[set[str], list[PoolId]]] = []
     for look in looks:
         existing = look.usable and look.pool.engine is Engine.EXISTING
@@ -136,7 +143,9 @@ def _shared_nodes(looks: Sequence[PoolLook], snapshot: Snapshot) -> list[Host]:
     return [
         Host(
             id=HostId(f"nodes of {', '.join(sorted(members))}"),
-            cores=sum(cores[name] for name in sorted(nodes)),
+            cores=max(
+                0, sum(cores[name] for name in sorted(nodes)) - sum(kept[it] for it in members)
+            ),
             pools=tuple(sorted(members)),
         )
         for nodes, members in clusters

@@ -23,18 +23,18 @@ from isochrone_operator.children.pools import desired_nodes, ready_counts
 from isochrone_operator.jobs.conditions import FALSE, TRUE, UNKNOWN, Wanted, following
 from isochrone_operator.reconcile.capacity import PoolLook
 from isochrone_operator.reconcile.facts import Facts
-from isochrone_operator.snapshot import Snapshot
+from isochrone_operator.snapshot import PodPhase, Snapshot
 
 _GATEWAYS_MAX: Final = 16
 _NAMESPACES_MAX: Final = 256
 
 
 def plan_status(
-    plan: ServingPlan, facts: Facts, waiting: int, complaint: str, now: Instant
+    plan: ServingPlan, facts: Facts, waiting: int, stalled: tuple[str, str], now: Instant
 ) -> ServingPlanStatus:
     """Return who obeys ``plan``; ``waiting`` services have routes that are still being loaded.
 
-    ``complaint``: why a newer plan could not be written; empty when it could.
+    ``stalled``: reason and sentence why no newer plan is written; empty when one is.
     """
     acknowledged = tuple(
         Acknowledgement(gateway=it.gateway, revision=it.observed.revision)
@@ -50,8 +50,8 @@ def plan_status(
     else:
         ready, reason, message = TRUE, "Obeyed", "the leading gateway obeys it"
     wanted.append(Wanted(type="Ready", status=ready, reason=reason, message=message))
-    if complaint:
-        wanted.append(Wanted(type="Stalled", status=TRUE, reason="TooLarge", message=complaint))
+    if stalled[1]:
+        wanted.append(Wanted(type="Stalled", status=TRUE, reason=stalled[0], message=stalled[1]))
     elif waiting:
         message = f"{waiting} services wait until their new routes are loaded"
         wanted.append(Wanted(type="Reconciling", status=TRUE, reason="RollingOut", message=message))
@@ -67,12 +67,15 @@ def plan_status(
 
 
 def pool_status(
-    look: PoolLook, used: int, snapshot: Snapshot, now: Instant
+    look: PoolLook, used: int, taken: int, snapshot: Snapshot, now: Instant
 ) -> AcceleratorPoolStatus:
-    """Return what there is of a pool; ``used`` accelerators are held by worker groups."""
+    """Return what there is of a pool; ``used`` accelerators are held by worker groups.
+
+    ``taken`` are those, and what is being profiled on: what nodes are wanted for.
+    """
     resource = look.resource
     ready, others, offered = ready_counts(resource, snapshot)
-    desired = desired_nodes(resource, used)
+    desired = desired_nodes(resource, taken)
     return AcceleratorPoolStatus(
         observed_generation=resource.metadata.generation,
         nodes=NodeCounts(ready=ready, pending=others, desired=desired),
@@ -133,12 +136,13 @@ def budget_status(
         )
         for it in chosen[:_NAMESPACES_MAX]
     )
-    over = [it for it in chosen if planned.get(it, 0) > lowest[it]]
+    held = {it: max(planned.get(it, 0), observed.get(it, 0)) for it in chosen}
+    over = [it for it in chosen if held[it] > lowest[it]]
     if over:
         first = over[0]
         message = (
             f"{len(over)} namespaces hold more than their limit, {first} "
-            f"${format_price(planned[first])}/h of ${format_price(lowest[first])}/h: they shrink "
+            f"${format_price(held[first])}/h of ${format_price(lowest[first])}/h: they shrink "
             "as soon as what replaces it is loaded"
         )
         wanted = [Wanted(type="Ready", status=FALSE, reason="OverBudget", message=message)]
@@ -155,12 +159,16 @@ def budget_status(
 
 
 def observed_costs(snapshot: Snapshot, looks: Sequence[PoolLook]) -> dict[Namespace, int]:
-    """Return what each namespace's executors cost now: those that have a node, by their pool."""
+    """Return what each namespace's pods cost now: executors and builders that hold accelerators.
+
+    Those that have a node and have not ended, by their pool.
+    """
     prices = {it.pool.id: it.pool.accelerator_price_uph for it in looks}
     costs: dict[Namespace, int] = {}
     for pod in snapshot.pods:
         price = prices.get(PoolId(pod.labels.get(names.LABEL_POOL, "")))
-        if price is not None and pod.node:
+        ended = pod.phase in {PodPhase.SUCCEEDED, PodPhase.FAILED}
+        if price is not None and pod.node and not ended:
             namespace = Namespace(pod.ref.namespace)
             costs[namespace] = costs.get(namespace, 0) + price
     return costs

@@ -5,23 +5,23 @@ Called by ``reconcile`` alone, in order; holds the snapshot, the time and the se
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Final
 
 from isochrone.errors import CapacityError
-from isochrone.ids import GroupId, Namespace, ServiceId, split_qualified
-from isochrone.plan import EMPTY_PLAN, Plan, PlanReason
-from isochrone.planning import Problem, plan
+from isochrone.ids import GroupId, Namespace, split_qualified
+from isochrone.plan import EMPTY_PLAN, Plan
 from isochrone.units import MINUTE, Instant, Nanoseconds
 from isochrone_operator import names
 from isochrone_operator.children import renewal_due_at
 from isochrone_operator.jobs import BuildSteps, build_steps
 from isochrone_operator.reconcile import publish
+from isochrone_operator.reconcile.choosing import broken, choose
 from isochrone_operator.reconcile.facts import NOTHING_KNOWN, Facts, facts_of
 from isochrone_operator.reconcile.holding import digest, ways
-from isochrone_operator.reconcile.intake import Intake, problem_of, take_in
-from isochrone_operator.reconcile.memory import Learned, Memory, memory_of
-from isochrone_operator.reconcile.rates import NOTHING_LEARNED, with_learned
+from isochrone_operator.reconcile.intake import Intake, take_in
+from isochrone_operator.reconcile.memory import AWAKE, Memory, memory_of
+from isochrone_operator.reconcile.rates import NOTHING_LEARNED
+from isochrone_operator.reconcile.starting import started
 from isochrone_operator.reconcile.surplus import identity_of, surplus_of
 from isochrone_operator.reconcile.targets import Goal, goal_of, plan_of_namespace
 from isochrone_operator.reconcile.telling import Told, tell
@@ -58,37 +58,7 @@ class Cycle:
 
     def plan(self, intake: Intake) -> Planned:
         """Return the plan that would be best now, beside what is in force."""
-        current = {
-            namespace: publish.standing(it, intake.prices, intake.everything)
-            for namespace, it in sorted(intake.plans.items())
-        }
-        changed = max((it.changed_at for it in self.memories.values()), default=0)
-        settled_at = changed + self.settings.dwell_ns
-        may_improve = self.now >= settled_at
-        problem = problem_of(intake, publish.running(current))
-        learned = dict(intake.learned)
-        made = _plan(problem, may_improve)
-        short: frozenset[ServiceId] = frozenset()
-        for known in (self._remembered, _nothing):
-            grown = _unserved_by_traffic(made, problem, intake)
-            if not grown:
-                break
-            # What traffic asks for must never cost a service what it declared: take less.
-            short |= grown
-            learned |= {it: known(it) for it in grown}
-            problem = _with_learned(problem, intake, learned)
-            made = _plan(problem, may_improve)
-        return Planned(
-            plan=made,
-            current=current,
-            learned=learned,
-            short=short,
-            wake_at=None if may_improve or not current else settled_at,
-        )
-
-    def _remembered(self, service: ServiceId) -> Learned:
-        namespace, name = split_qualified(service)
-        return self.memories.get(namespace, Memory()).learned.get(name, NOTHING_LEARNED)
+        return choose(intake, self.memories, self.now, self.settings.dwell_ns)
 
     def aim(self, intake: Intake, planned: Planned) -> dict[Namespace, Goal]:
         """Return what each cell aims at: one for every namespace that has services."""
@@ -103,21 +73,27 @@ class Cycle:
                 self.memories.get(namespace, Memory()),
                 services,
                 lambda namespace=namespace: _inputs(intake, namespace),  # type: ignore[misc]
+                lambda part, namespace=namespace: broken(planned, part, namespace),  # type: ignore[misc]
                 now=self.now,
+                acting_since=self.snapshot.acting_since,
                 rollout_ns=self.settings.rollout_ns,
+                approval_ns=self.settings.approval_ns,
             )
             for namespace, services in of_namespace.items()
         }
 
     def _namespaces(self, intake: Intake) -> list[Namespace]:
-        """Return the namespaces that have a service, even one that cannot be read."""
+        """Return the namespaces that have a service, even one that cannot be read.
+
+        Those that are frozen aim at nothing.
+        """
         found = {Namespace(it.metadata.namespace) for it in intake.services}
         found |= {
             Namespace(it.ref.namespace)
             for it in self.snapshot.unreadable
             if it.ref.kind == "InferenceService" and it.ref.namespace in self.snapshot.namespaces
         }
-        return sorted(found)
+        return sorted(found - set(intake.frozen))
 
     def advance(
         self, intake: Intake, planned: Planned, goals: Mapping[Namespace, Goal]
@@ -128,7 +104,9 @@ class Cycle:
             namespace: _crowded(planned.current.get(namespace, EMPTY_PLAN), target, intake)
             for namespace, target in targets.items()
         }
-        return advance(planned.current, targets, self.facts, intake.fleet, crowded)
+        # What frozen cells hold is not in the fleet to begin with.
+        moving = {it: plan for it, plan in planned.current.items() if it not in intake.frozen}
+        return advance(moving, targets, self.facts, intake.fleet, crowded)
 
     def publish(
         self,
@@ -155,21 +133,41 @@ class Cycle:
             for it, known in sorted(planned.learned.items())
             if known != NOTHING_LEARNED and split_qualified(it)[0] == namespace
         }
+        facts = self.facts.get(namespace, NOTHING_KNOWN)
+        told, starting = started(
+            step.plan,
+            facts,
+            goal.memory.starting,
+            {
+                route.group
+                for it in step.plan.services
+                if it.service in intake.resting
+                for route in it.routes
+            },
+            now=self.now,
+            longest_ns=self.settings.rollout_ns,
+        )
         memory = replace(
             goal.memory,
+            starting=starting,
             changed_at=self.now if changed else goal.memory.changed_at,
             learned=learned,
+            resting={
+                split_qualified(it)[1]: rest
+                for it, rest in sorted(intake.resting.items())
+                if rest != AWAKE and split_qualified(it)[0] == namespace
+            },
         )
         made, complaint = None, ""
         try:
             made = publish.published(
-                step.plan,
+                told,
                 namespace,
                 existing,
                 memory,
                 fleet=intake.prices,
                 catalog=intake.everything,
-                newest_revision=self.facts.get(namespace, NOTHING_KNOWN).newest_revision,
+                newest_revision=facts.newest_revision,
             )
         except CapacityError as error:
             complaint = str(error)
@@ -184,7 +182,7 @@ class Cycle:
             intake,
             {it: cell.published for it, cell in cells.items()},
             self.facts,
-            builds.nodes_wanted,
+            builds.measuring,
             self.now,
             self.settings,
         )
@@ -220,7 +218,9 @@ class Cycle:
                 uid=it.metadata.uid,
             )
             for namespace, it in sorted(intake.plans.items())
-            if namespace not in cells and namespace in self.snapshot.namespaces
+            if namespace not in cells
+            and namespace not in intake.frozen
+            and namespace in self.snapshot.namespaces
         ]
         in_force = _variants_in_force(planned, cells)
         surplus = surplus_of(
@@ -265,36 +265,6 @@ def begin(snapshot: Snapshot, now: Instant, settings: Settings) -> Cycle:
         facts=facts_of(snapshot, plans, now),
         memories={namespace: memory_of(it) for namespace, it in plans.items()},
     )
-
-
-@lru_cache(maxsize=4)
-def _plan(problem: Problem, may_improve: bool) -> Plan:  # noqa: FBT001 - a key of the cache
-    """Return the planner's answer; the same question again costs nothing."""
-    return plan(problem, may_improve=may_improve)
-
-
-def _nothing(_service: ServiceId) -> Learned:
-    return NOTHING_LEARNED
-
-
-def _unserved_by_traffic(made: Plan, problem: Problem, intake: Intake) -> frozenset[ServiceId]:
-    """Return the services that cannot be planned, and are sized for more than they declare."""
-    loads = {it.id: it.load for it in problem.demand.services}
-    return frozenset(
-        it.service
-        for it in made.explanations
-        if it.reason is not PlanReason.FEASIBLE and loads[it.service] != intake.own[it.service]
-    )
-
-
-def _with_learned(
-    problem: Problem, intake: Intake, learned: Mapping[ServiceId, Learned]
-) -> Problem:
-    services = tuple(
-        replace(it, load=with_learned(intake.own[it.id], learned[it.id]))
-        for it in problem.demand.services
-    )
-    return replace(problem, demand=replace(problem.demand, services=services))
 
 
 def _inputs(intake: Intake, namespace: Namespace) -> str:

@@ -59,10 +59,10 @@ def held_back(
     mixed = sorted((*kept, *others), key=lambda it: it.service)
     wanted = {group.id: group for group in target.groups}
     there = {group.id: group for group in current.groups}
-    held = {route.group for it in kept for route in it.routes}
+    held = {route.group for it in kept for route in it.all_routes}
     used: dict[GroupId, set[VariantId]] = {}
     for it in mixed:
-        for route in it.routes:
+        for route in it.all_routes:
             used.setdefault(route.group, set()).add(route.variant)
     groups: list[Group] = []
     for name in sorted(used):

@@ -21,12 +21,14 @@ from isochrone.fleet import Fleet
 from isochrone.ids import Namespace, ServiceId
 from isochrone.plan import Plan
 from isochrone.planning import PlannerSettings, Problem
-from isochrone.units import Instant
+from isochrone.units import Instant, parse_duration
 from isochrone_operator import names
 from isochrone_operator.reconcile.capacity import PoolLook, every_pool, fleet_of, look_at_pools
 from isochrone_operator.reconcile.facts import Facts
-from isochrone_operator.reconcile.memory import Learned, Memory
+from isochrone_operator.reconcile.frozen import BUDGET, Unread, frozen_cells, unread_of
+from isochrone_operator.reconcile.memory import Learned, Memory, Rest
 from isochrone_operator.reconcile.rates import NOTHING_LEARNED, sized
+from isochrone_operator.reconcile.rest import rested, sleeps_at
 from isochrone_operator.settings import Settings
 from isochrone_operator.snapshot import Snapshot
 
@@ -47,12 +49,14 @@ class Complaint:
 class Intake:
     """What one look may work with.
 
-    ``prices`` holds every pool as declared, ``fleet`` those that may be planned with. ``catalog`` is
+    ``frozen``: cells that must stay as they are, each with why. ``prices`` holds every pool as declared, ``fleet`` those that may be planned with. ``catalog`` is
     planned with; ``everything`` holds all variants that still exist, for plans in force. ``own`` is
-    each service's declared or assumed load, ``learned`` what its traffic has taught.
+    each service's declared or assumed load, ``learned`` what its traffic has taught. ``resting``: how
+    services stand that may have no workers without traffic.
     """
 
     plans: Mapping[Namespace, ServingPlan]
+    frozen: Mapping[Namespace, str]
     services: tuple[InferenceService, ...]
     complaints: Mapping[ServiceId, Complaint]
     pools: tuple[PoolLook, ...]
@@ -64,6 +68,7 @@ class Intake:
     demand: Demand
     own: Mapping[ServiceId, Load]
     learned: Mapping[ServiceId, Learned]
+    resting: Mapping[ServiceId, Rest]
     wake_at: Instant | None
 
 
@@ -84,14 +89,20 @@ def take_in(
     )
     models = tuple(it for it in snapshot.models if not it.metadata.deletion_timestamp)
     known = {it.identity for it in models}
+    there = {it.identity: it for it in (*snapshot.variants, *variants)}
+    plans, unread = _plans(snapshot), unread_of(snapshot)
+    frozen = frozen_cells(plans, there, unread)
     complaints: dict[ServiceId, Complaint] = {}
     wanted: list[Service] = []
     own: dict[ServiceId, Load] = {}
     learned: dict[ServiceId, Learned] = {}
+    resting: dict[ServiceId, Rest] = {}
     wakes: list[Instant] = []
     for resource in services:
         value = service_value(resource)
-        complaint = _complaint(resource, value, known, pools)
+        if value.namespace in frozen:
+            continue
+        complaint = _complaint(resource, value, known, pools, unread)
         if complaint is not None:
             complaints[value.id] = complaint
             continue
@@ -107,17 +118,29 @@ def take_in(
         learned[value.id] = size.learned
         if size.wake_at is not None:
             wakes.append(size.wake_at)
+        idle_ns = resource.spec.scaling.scale_to_zero_after
+        if idle_ns is not None and not value.suspended:
+            after_ns = parse_duration(idle_ns)
+            rest = rested(
+                memory.resting.get(resource.metadata.name, Rest()),
+                None if cell is None else cell.observed(value.id),
+                after_ns,
+                now,
+            )
+            resting[value.id] = rest
+            wakes += [at for at in [sleeps_at(rest, after_ns)] if at is not None]
+            value = replace(value, suspended=rest.asleep)
         wanted.append(replace(value, load=size.load))
-    there = {it.identity: it for it in (*snapshot.variants, *variants)}
     existing = {it.identity for it in snapshot.models}
     of_models = [it for it in there.values() if _model_of(it) in existing]
     usable = [it for it in variants if _model_of(it) in known and _is_ready(it)]
     return Intake(
-        plans=_plans(snapshot),
+        plans=plans,
+        frozen=frozen,
         services=services,
         complaints=complaints,
         pools=pools,
-        fleet=fleet_of(pools, snapshot),
+        fleet=fleet_of(pools, snapshot, taken=_kept(plans, frozen, facts)),
         prices=every_pool(snapshot),
         catalog=catalog_value(models, usable),
         everything=catalog_value(snapshot.models, of_models),
@@ -131,6 +154,7 @@ def take_in(
         ),
         own=own,
         learned=learned,
+        resting=resting,
         wake_at=min(wakes, default=None),
     )
 
@@ -143,12 +167,45 @@ def _plans(snapshot: Snapshot) -> dict[Namespace, ServingPlan]:
     }
 
 
+def _kept(
+    plans: Mapping[Namespace, ServingPlan],
+    frozen: Mapping[Namespace, str],
+    facts: Mapping[str, Facts],
+) -> dict[str, int]:
+    """Return the accelerators by pool that the groups of frozen cells hold or may yet take."""
+    kept: dict[str, int] = {}
+    for namespace in frozen:
+        held = facts[namespace].held if namespace in facts else {}
+        for group in plans[namespace].spec.groups:
+            workers = max(group.replicas, held.get(group.name, 0))
+            kept[group.pool] = kept.get(group.pool, 0) + workers
+    return kept
+
+
 def _complaint(
-    resource: InferenceService, value: Service, models: set[str], pools: Sequence[PoolLook]
+    resource: InferenceService,
+    value: Service,
+    models: set[str],
+    pools: Sequence[PoolLook],
+    unread: Unread,
 ) -> Complaint | None:
     """Return why ``resource`` cannot be planned at all; None when the planner may see it."""
+    name = resource.spec.model_ref.name
+    budgets = sorted(it[2] for it in unread if it[0] == BUDGET)
+    if budgets:
+        return Complaint(
+            reason="BudgetUnreadable",
+            message=(
+                f"CostBudget {budgets[0]} cannot be read, and may limit this namespace: its own "
+                "conditions say why"
+            ),
+        )
+    if ("Model", value.namespace, name) in unread:
+        return Complaint(
+            reason="ModelUnreadable",
+            message=f"Model {name} cannot be read: its own conditions say why",
+        )
     if value.model not in models:
-        name = resource.spec.model_ref.name
         return Complaint(
             reason="ModelMissing",
             message=(
@@ -158,7 +215,16 @@ def _complaint(
         )
     there = {look.pool.id for look in pools}
     missing = [it for it in value.pools or () if it not in there]
+    unreadable = [it for it in missing if ("AcceleratorPool", "", it) in unread]
     if missing and len(missing) == len(value.pools or ()):
+        if unreadable:
+            return Complaint(
+                reason="PoolUnreadable",
+                message=(
+                    f"AcceleratorPool {', '.join(unreadable)} cannot be read: its own conditions "
+                    "say why"
+                ),
+            )
         return Complaint(
             reason="PoolMissing",
             message=(

@@ -12,7 +12,8 @@ from typing import Final
 import msgspec
 
 from isochrone.api.servingplan import ServingPlan
-from isochrone.units import Instant
+from isochrone.plan import Group, ServicePlan
+from isochrone.units import Instant, Nanoseconds
 
 ANNOTATION: Final = "isochrone.dev/memory"
 
@@ -45,12 +46,48 @@ class Learned:
 
     ``expected`` and ``peak`` are what it is sized for beside its declared load; 0: nothing learned.
     ``above_since`` and ``below_since``: since when the traffic has been beyond that, or far below.
+    ``moved_at``: when the size last changed, ``rising`` whether upwards.
     """
 
     expected: float = 0.0
     peak: float = 0.0
     above_since: Instant | None = None
     below_since: Instant | None = None
+    moved_at: Instant | None = None
+    rising: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rest:
+    """A service that may have no workers: since when no request came, and whether it sleeps."""
+
+    quiet_since: Instant | None = None
+    asleep: bool = False
+
+
+AWAKE: Final = Rest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """A group's first executor: since when one is asked for and not there, how long the last took."""
+
+    since: Instant | None = None
+    took_ns: Nanoseconds | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pending:
+    """A plan for one service that waits for approval, as it was ``since`` it was first shown.
+
+    ``before``: what became of the one before it, where that is over.
+    """
+
+    hash: str
+    since: Instant
+    served: ServicePlan
+    groups: tuple[Group, ...]
+    before: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +98,9 @@ class Memory:
     rollout: Rollout | None = None
     failure: Failure | None = None
     learned: Mapping[str, Learned] = field(default_factory=dict)
+    resting: Mapping[str, Rest] = field(default_factory=dict)
+    pending: Mapping[str, Pending] = field(default_factory=dict)
+    starting: Mapping[str, Start] = field(default_factory=dict)
 
 
 def memory_of(plan: ServingPlan | None) -> Memory:

@@ -56,7 +56,11 @@ def standing(plan: ServingPlan, fleet: Fleet, catalog: Catalog) -> Plan:
             groups.append(replace(group, variants=variants))
     hosted = {(group.id, variant) for group in groups for variant in group.variants}
     services = tuple(
-        replace(it, routes=tuple(r for r in it.routes if (r.group, r.variant) in hosted))
+        replace(
+            it,
+            routes=tuple(r for r in it.routes if (r.group, r.variant) in hosted),
+            degraded_routes=tuple(r for r in it.degraded_routes if (r.group, r.variant) in hosted),
+        )
         for it in value.services
     )
     return replace(value, groups=tuple(groups), services=services)

@@ -1,10 +1,12 @@
 """How much traffic a service is sized for: what it declares, or more where more keeps coming.
 
 The rule, the same for declared loads and assumed ones: a service is sized for the larger of its own
-load and what was learned. Learned upwards when the busiest second of the window lies more than
-``UP_PPM`` beyond that for ``UP_AFTER_NS``; downwards, never below its own load, when it lies under
-``DOWN_PPM`` of it for ``DOWN_AFTER_NS``. What is learned leaves ``HEADROOM`` and is rounded up to two
-digits, so that traffic that trembles changes nothing. Called by ``intake``.
+load and what was learned. Learned upwards, in seconds, when the busiest second of the window lies more
+than ``UP_PPM`` beyond that and the burst; downwards, never below its own load, when it lies under
+``DOWN_PPM`` of it for ``DOWN_AFTER_NS``. Who has just turned does not turn again for ``TURN_NS``: what is
+beyond the declared load is no promise, and to start and stop workers all the time helps nobody. What is
+learned leaves ``HEADROOM`` and is rounded up to two digits, so that traffic that trembles changes
+nothing. The planner makes workers of it, within budgets and pools. Called by ``intake``.
 """
 
 from dataclasses import dataclass, replace
@@ -12,14 +14,17 @@ from math import ceil, floor, log10
 from typing import Final
 
 from isochrone.demand import Load
-from isochrone.units import MINUTE, ONE_PPM, Instant, Nanoseconds, PartsPerMillion
+from isochrone.units import MINUTE, ONE_PPM, SECOND, Instant, Nanoseconds, PartsPerMillion
 from isochrone_operator.reconcile.memory import Learned
 from isochrone_operator.snapshot import ObservedService
 
 UP_PPM: Final[PartsPerMillion] = 1_100_000
-UP_AFTER_NS: Final[Nanoseconds] = MINUTE
+UP_AFTER_NS: Final[Nanoseconds] = 5 * SECOND
+"""So that two reports say so, not one."""
 DOWN_PPM: Final[PartsPerMillion] = 500_000
 DOWN_AFTER_NS: Final[Nanoseconds] = 15 * MINUTE
+TURN_NS: Final[Nanoseconds] = 10 * MINUTE
+"""The least between two changes of direction."""
 HEADROOM: Final = 1.25
 ARRIVALS_MIN: Final = 50
 """Arrivals in the window below which its rates say too little."""
@@ -39,10 +44,10 @@ def sized(own: Load, known: Learned, seen: ObservedService | None, now: Instant)
     """Return what a service with the load ``own`` is sized for, after ``seen`` (None: no news)."""
     learned = known if seen is None else _learn(own, known, seen, now)
     wakes = [
-        since + after
-        for since, after in (
-            (learned.above_since, UP_AFTER_NS),
-            (learned.below_since, DOWN_AFTER_NS),
+        max(since + after, _turns_at(learned, rising=rising))
+        for since, after, rising in (
+            (learned.above_since, UP_AFTER_NS, True),
+            (learned.below_since, DOWN_AFTER_NS, False),
         )
         if since is not None
     ]
@@ -64,28 +69,55 @@ def _learn(own: Load, known: Learned, seen: ObservedService, now: Instant) -> Le
     size_rps = max(own.peak_rate_rps, known.peak)
     peak_rps = max(seen.peak_rate_rps, seen.rate_rps)
     enough = seen.arrivals >= ARRIVALS_MIN
-    if enough and peak_rps * ONE_PPM > size_rps * UP_PPM:
+    if enough and peak_rps * ONE_PPM > size_rps * UP_PPM + own.burst * ONE_PPM:
         since = now if known.above_since is None else known.above_since
-        if now - since < UP_AFTER_NS:
+        if now - since < UP_AFTER_NS or _turns(known, now, rising=True):
             return replace(known, above_since=since, below_since=None)
-        return Learned(
-            expected=_rounded(seen.rate_rps * HEADROOM), peak=_rounded(peak_rps * HEADROOM)
-        )
-    grown = known.peak > own.peak_rate_rps
-    if grown and peak_rps * HEADROOM * ONE_PPM < size_rps * DOWN_PPM:
-        return _shrunk(own, known, seen, now, peak_rps=_rounded(peak_rps * HEADROOM))
-    return replace(known, above_since=None, below_since=None) if grown else NOTHING_LEARNED
+        return _moved(seen, peak_rps, now, rising=True)
+    if known.peak <= own.peak_rate_rps:
+        return _calm(known, now)
+    if peak_rps * HEADROOM * ONE_PPM >= size_rps * DOWN_PPM:
+        return replace(known, above_since=None, below_since=None)
+    return _shrunk(own, known, seen, now, peak_rps=peak_rps)
 
 
 def _shrunk(
     own: Load, known: Learned, seen: ObservedService, now: Instant, *, peak_rps: float
 ) -> Learned:
     since = now if known.below_since is None else known.below_since
-    if now - since < DOWN_AFTER_NS:
+    if now - since < DOWN_AFTER_NS or _turns(known, now, rising=False):
         return replace(known, above_since=None, below_since=since)
-    if peak_rps <= own.peak_rate_rps:
+    if _rounded(peak_rps * HEADROOM) <= own.peak_rate_rps:
+        return Learned(moved_at=now)
+    return _moved(seen, peak_rps, now, rising=False)
+
+
+def _turns(known: Learned, now: Instant, *, rising: bool) -> bool:
+    """Whether to move now would be to turn too soon after the last move."""
+    return now < _turns_at(known, rising=rising)
+
+
+def _turns_at(known: Learned, *, rising: bool) -> Instant:
+    """Return from when on ``known`` may move in this direction; 0 where it may at any time."""
+    if known.moved_at is None or known.rising == rising:
+        return 0
+    return known.moved_at + TURN_NS
+
+
+def _moved(seen: ObservedService, peak_rps: float, now: Instant, *, rising: bool) -> Learned:
+    return Learned(
+        expected=_rounded(seen.rate_rps * HEADROOM),
+        peak=_rounded(peak_rps * HEADROOM),
+        moved_at=now,
+        rising=rising,
+    )
+
+
+def _calm(known: Learned, now: Instant) -> Learned:
+    """Return what is left to remember of a service that its own load suffices for."""
+    if known.moved_at is None or now - known.moved_at >= TURN_NS:
         return NOTHING_LEARNED
-    return Learned(expected=_rounded(seen.rate_rps * HEADROOM), peak=peak_rps)
+    return Learned(moved_at=known.moved_at, rising=known.rising)
 
 
 def _rounded(rate_rps: float) -> float:

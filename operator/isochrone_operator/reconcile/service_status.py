@@ -13,12 +13,13 @@ from isochrone.api.inferenceservice import InferenceService
 from isochrone.api.inferenceservice_status import (
     InferenceServiceStatus,
     Observed,
+    PendingPlan,
     PlannedVariant,
     ServicePlanStatus,
 )
 from isochrone.catalog import Catalog
 from isochrone.ids import split_qualified
-from isochrone.plan import Explanation, Plan, PlanReason, ServicePlan
+from isochrone.plan import Explanation, Group, Plan, PlanReason, Route, ServicePlan
 from isochrone.units import SECOND, Instant, Nanoseconds, format_money, format_price
 from isochrone_operator.jobs.conditions import (
     FALSE,
@@ -27,9 +28,12 @@ from isochrone_operator.jobs.conditions import (
     Wanted,
     following,
     instant_of,
+    written,
 )
+from isochrone_operator.reconcile.frozen import FROZEN
 from isochrone_operator.reconcile.holding import plan_hash
 from isochrone_operator.reconcile.intake import Complaint
+from isochrone_operator.reconcile.memory import Pending
 from isochrone_operator.reconcile.service_promises import (
     SLO_ATTAINED,
     accuracy_verified,
@@ -55,16 +59,23 @@ EVENTS: Final[Mapping[str, Mapping[str, EventType]]] = {
         **{it.value: EventType.WARNING for it in PlanReason if it is not PlanReason.FEASIBLE},
         "ModelMissing": EventType.WARNING,
         "PoolMissing": EventType.WARNING,
+        "ModelUnreadable": EventType.WARNING,
+        "PoolUnreadable": EventType.WARNING,
+        "BudgetUnreadable": EventType.WARNING,
         "PendingApproval": EventType.NORMAL,
     },
-    "Ready": {"Serving": EventType.NORMAL, "Suspended": EventType.NORMAL},
+    "Ready": dict.fromkeys(("Serving", "Suspended", "ScaledToZero"), EventType.NORMAL),
     "SLOAttained": {"Attained": EventType.NORMAL, "Breached": EventType.WARNING},
     "WithinBudget": {
         "OverServiceBudget": EventType.WARNING,
         "OverNamespaceBudget": EventType.WARNING,
     },
     "Reconciling": {"RollingOut": EventType.NORMAL},
-    "Stalled": {"RolledBack": EventType.WARNING, "TooLarge": EventType.WARNING},
+    "Stalled": {
+        "RolledBack": EventType.WARNING,
+        "TooLarge": EventType.WARNING,
+        FROZEN: EventType.WARNING,
+    },
     "NodesReady": {"Unschedulable": EventType.WARNING},
     "ModelsLoaded": {"ExecutorsNotRunning": EventType.WARNING},
 }
@@ -75,8 +86,8 @@ EVENTS: Final[Mapping[str, Mapping[str, EventType]]] = {
 class ServiceView:
     """Everything that the status of one service is made from.
 
-    ``waiting``: its new route is not loaded yet. ``failed``: its new plan did not become ready and
-    the old one stays. ``pending``: a plan that waits for approval, and the service's part of it.
+    ``asleep``: it has no workers, for want of traffic. ``frozen``: why nothing of its cell changes; empty where it may. ``waiting``: its new route is not loaded yet. ``failed``: its new plan did not become ready and
+    the old one stays. ``pending``: a plan that waits for approval, up to ``expires_at``.
     ``building``: variants of its Model are on their way. ``note``: added to what the plan says.
     """
 
@@ -84,9 +95,11 @@ class ServiceView:
     complaint: Complaint | None
     explanation: Explanation | None
     place: Place
+    asleep: bool
+    frozen: str
     waiting: bool
     failed: bool
-    pending: tuple[Plan, ServicePlan] | None
+    pending: Pending | None
     building: bool
     note: str
     ceiling_uph: int | None
@@ -102,8 +115,8 @@ def service_status(
     generation = resource.metadata.generation
     known = resource.status.conditions
     conditions = following(known, _wanted(view), generation=generation, now=now)
-    written = _status_written(resource)
-    recent = written is not None and now - written < OBSERVED_EVERY_NS
+    written_at = _status_written(resource)
+    recent = written_at is not None and now - written_at < OBSERVED_EVERY_NS
     calm = recent and _states(conditions) == _states(known)
     if calm:  # figures in sentences wait for their turn, too
         said = {it.type: it.message for it in known}
@@ -117,7 +130,7 @@ def service_status(
         observed_generation=generation,
         url=f"http://{host}/v2/models/{name}",
         plan=_plan_status(place.plan, place.served),
-        pending_plan=None if view.pending is None else _plan_status(*view.pending),
+        pending_plan=_pending_status(view, settings),
         observed=_observed(view, calm=calm),
         conditions=conditions,
     )
@@ -132,6 +145,7 @@ def _wanted(view: ServiceView) -> list[Wanted]:
     serving = place.served is not None and bool(place.served.routes)
     if not serving:
         idle = "it is suspended" if suspended else "it is not planned"
+        idle = "it is scaled to zero" if view.asleep else idle
         nodes = _idle(nodes, idle)
         models = _idle(models, idle)
     ready = _ready(view, (accepted, nodes, models, endpoints), suspended=suspended)
@@ -159,17 +173,27 @@ def _accepted(view: ServiceView) -> Wanted:
     if view.complaint is not None:
         reason, message = view.complaint.reason, view.complaint.message
         return Wanted(type=kind, status=FALSE, reason=reason, message=message)
+    if view.frozen:
+        served = bool(view.place.served and view.place.served.routes)
+        status = TRUE if served else UNKNOWN
+        return Wanted(type=kind, status=status, reason=FROZEN, message=view.frozen)
     explanation = view.explanation
     if explanation is None:
         message = "the service has not been planned yet"
         return Wanted(type=kind, status=UNKNOWN, reason="Unplanned", message=message)
     message = explanation.message + view.note
+    if view.asleep:
+        message = "no request came for as long as spec.scaling says: no workers until the next one"
     if view.pending is not None:
-        plan, part = view.pending
-        cost = format_price(part.cost_uph)
+        cost = format_price(view.pending.served.cost_uph)
+        more_uph = _difference_uph(view, view.pending)
+        than = (
+            f"${format_price(abs(more_uph))}/h {'less' if more_uph < 0 else 'more'} than what runs"
+        )
+        before = f"; {view.pending.before}" if view.pending.before else ""
         message = (
-            f"a plan at ${cost}/h waits for approval: set spec.approvedPlan to "
-            f"{plan_hash(plan, part)}; {message}"
+            f"a plan at ${cost}/h, {than}, waits for approval: set spec.approvedPlan to "
+            f"{view.pending.hash}{before}; {message}"
         )
         served = bool(view.place.served and view.place.served.routes)
         status = TRUE if served else FALSE
@@ -191,6 +215,10 @@ def _ready(view: ServiceView, parts: tuple[Wanted, ...], *, suspended: bool) -> 
         message = "suspended: no executors; the endpoint stays and answers 503"
         if drained:
             return Wanted(type="Ready", status=TRUE, reason="Suspended", message=message)
+    if view.asleep and parts[0].status is TRUE:
+        message = "scaled to zero for want of traffic: the endpoint stays, and a request wakes it"
+        if view.place.served is None or not view.place.served.routes:
+            return Wanted(type="Ready", status=TRUE, reason="ScaledToZero", message=message)
     for status in (FALSE, UNKNOWN):
         for part in parts:
             if part.status is status:
@@ -206,6 +234,8 @@ def _ready(view: ServiceView, parts: tuple[Wanted, ...], *, suspended: bool) -> 
 
 def _progress(view: ServiceView, ready: Wanted, accepted: Wanted) -> list[Wanted]:
     """Return Reconciling or Stalled, or neither when nothing is to be done."""
+    if view.frozen:
+        return [Wanted(type="Stalled", status=TRUE, reason=FROZEN, message=view.frozen)]
     if view.failed:
         message = (
             "a new plan did not become ready in time and was rolled back; it is not tried again "
@@ -231,19 +261,41 @@ def _plan_status(plan: Plan, served: ServicePlan | None) -> ServicePlanStatus | 
     groups = {group.id: group for group in plan.groups}
     return ServicePlanStatus(
         hash=plan_hash(plan, served),
-        variants=tuple(
-            PlannedVariant(
-                name=split_qualified(it.variant)[1],
-                pool=groups[it.group].pool,
-                batch_size=it.batch_size,
-                replicas=groups[it.group].replicas,
-                share=exact_ratio(it.share_ppm),
-                predicted_latency=exact_duration(it.predicted_ns),
-            )
-            for it in served.routes
-        ),
+        variants=tuple(_variant_status(it, groups[it.group]) for it in served.routes),
         cost_per_hour=format_money(served.cost_uph),
         accuracy=exact_ratio(served.accuracy_ppm),
+    )
+
+
+def _variant_status(route: Route, group: Group) -> PlannedVariant:
+    return PlannedVariant(
+        name=split_qualified(route.variant)[1],
+        pool=group.pool,
+        batch_size=route.batch_size,
+        replicas=group.replicas,
+        share=exact_ratio(route.share_ppm),
+        predicted_latency=exact_duration(route.predicted_ns),
+    )
+
+
+def _difference_uph(view: ServiceView, held: Pending) -> int:
+    """Return what the pending plan costs beyond what runs."""
+    served = view.place.served
+    return held.served.cost_uph - (0 if served is None else served.cost_uph)
+
+
+def _pending_status(view: ServiceView, settings: Settings) -> PendingPlan | None:
+    held = view.pending
+    if held is None:
+        return None
+    groups = {group.id: group for group in held.groups}
+    return PendingPlan(
+        hash=held.hash,
+        variants=tuple(_variant_status(it, groups[it.group]) for it in held.served.routes),
+        cost_per_hour=format_money(held.served.cost_uph),
+        accuracy=exact_ratio(held.served.accuracy_ppm),
+        cost_difference_per_hour=format_money(_difference_uph(view, held)),
+        expires_at=written(held.since + settings.approval_ns),
     )
 
 

@@ -6,25 +6,28 @@ Called by ``reconcile`` between the planner and ``transition``.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from isochrone.api.inferenceservice import Approval, InferenceService
+from isochrone.api.inferenceservice import InferenceService
 from isochrone.ids import Namespace, ServiceId, split_qualified
-from isochrone.plan import EMPTY_PLAN, Plan, ServicePlan
+from isochrone.plan import EMPTY_PLAN, Plan
 from isochrone.units import Instant, Nanoseconds
-from isochrone_operator.reconcile.holding import digest, held_back, plan_hash, ways, ways_of
-from isochrone_operator.reconcile.memory import Failure, Memory, Rollout
+from isochrone_operator.reconcile.approval import Breaks, weigh
+from isochrone_operator.reconcile.holding import digest, held_back, ways, ways_of
+from isochrone_operator.reconcile.memory import Failure, Memory, Pending, Rollout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Goal:
     """What one cell aims at, and why that may be less than the planner's plan.
 
-    ``pending``: parts of plans that wait for approval, by service. ``failed``: services whose new
+    ``pending``: plans that wait for approval, by service; ``lapsed``: services whose pending plan is over
+    with this look, and why. ``failed``: services whose new
     plan did not become ready and is not tried again; ``rolled_back`` those where that is news.
     """
 
     plan: Plan
     memory: Memory
-    pending: Mapping[ServiceId, tuple[Plan, ServicePlan]]
+    pending: Mapping[ServiceId, Pending]
+    lapsed: Mapping[ServiceId, str]
     failed: frozenset[ServiceId]
     rolled_back: tuple[ServiceId, ...]
     wake_at: Instant | None
@@ -42,23 +45,30 @@ def plan_of_namespace(plan: Plan, namespace: Namespace) -> Plan:
     )
 
 
-def goal_of(
+def goal_of(  # noqa: PLR0913 - each is a fact of its own, and named
     planned: Plan,
     current: Plan | None,
     memory: Memory,
     services: Sequence[InferenceService],
     inputs: Callable[[], str],
+    breaks: Breaks,
     *,
     now: Instant,
+    acting_since: Instant,
     rollout_ns: Nanoseconds,
+    approval_ns: Nanoseconds,
 ) -> Goal:
     """Return what the cell aims at, given what the planner wants and what is in force.
 
-    ``inputs`` returns the digest of what this cell's plan was made from.
+    ``inputs`` returns the digest of what this cell's plan was made from. ``acting_since``: only from
+    then on does the time count that a plan may take to become ready. ``breaks``: why a plan of this cell
+    cannot be had. ``approval_ns``: how long a plan waits for a person.
     """
     there = EMPTY_PLAN if current is None else current
-    pending = _pending(planned, there, services)
-    plan = held_back(planned, there, pending, {})
+    weighed = weigh(
+        planned, there, services, memory.pending, breaks, now=now, expiry_ns=approval_ns
+    )
+    plan = held_back(weighed.plan, there, weighed.pending, {})
     failure = memory.failure
     if failure is not None and failure.inputs != inputs():
         failure = None
@@ -69,38 +79,32 @@ def goal_of(
     moved = _moved(plan, there)
     rollout = _rollout(moved, plan, there, memory, now)
     rolled_back: tuple[ServiceId, ...] = ()
-    if rollout is not None and now - rollout.since >= rollout_ns:
+    # While nobody acted, nothing could become ready.
+    due_at = None if rollout is None else max(rollout.since, acting_since) + rollout_ns
+    if rollout is not None and due_at is not None and now >= due_at:
         rolled_back = moved
         routes = {} if failure is None else dict(failure.routes)
         routes |= {it: digest(ways(plan, it)) for it in moved}
         failure = Failure(inputs=inputs(), routes=routes, before=rollout.before)
         plan = held_back(plan, there, moved, rollout.before)
         failed |= frozenset(moved)
-        rollout = None
+        rollout, due_at = None, None
     return Goal(
         plan=plan,
-        memory=replace(memory, rollout=rollout, failure=failure),
-        pending=pending,
+        memory=replace(memory, rollout=rollout, failure=failure, pending=weighed.kept),
+        pending=weighed.pending,
+        lapsed=weighed.lapsed,
         failed=failed,
         rolled_back=rolled_back,
-        wake_at=None if rollout is None else rollout.since + rollout_ns,
+        wake_at=min(
+            (
+                at
+                for at in (due_at, *(it.since + approval_ns for it in weighed.pending.values()))
+                if at is not None
+            ),
+            default=None,
+        ),
     )
-
-
-def _pending(
-    planned: Plan, current: Plan, services: Sequence[InferenceService]
-) -> dict[ServiceId, tuple[Plan, ServicePlan]]:
-    pending: dict[ServiceId, tuple[Plan, ServicePlan]] = {}
-    for resource in services:
-        if resource.spec.approval is not Approval.MANUAL:
-            continue
-        service = ServiceId(resource.identity)
-        new = planned.service(service)
-        if new is None or not new.routes or ways_of(new.routes) == ways(current, service):
-            continue
-        if resource.spec.approved_plan != plan_hash(planned, new):
-            pending[service] = (planned, new)
-    return pending
 
 
 def _still_failing(failure: Failure, plan: Plan, current: Plan) -> Failure | None:

@@ -23,6 +23,7 @@ from isochrone_operator.reconcile.cell_status import (
     pool_status,
 )
 from isochrone_operator.reconcile.facts import NOTHING_KNOWN, Facts
+from isochrone_operator.reconcile.frozen import FROZEN
 from isochrone_operator.reconcile.holding import ways
 from isochrone_operator.reconcile.intake import Intake
 from isochrone_operator.reconcile.service_readiness import Place
@@ -78,18 +79,26 @@ def tell(  # noqa: PLR0913, PLR0917 - each is a fact of its own, and none has a 
         status, conditions = service_status(view, now, settings)
         note(resource, resource.status, status, resource.status.conditions, conditions)
         events.extend(_moved(view, planned))
-    for namespace, cell in cells.items():
-        existing = cell.existing
-        if existing is not None:
-            known = facts.get(namespace, NOTHING_KNOWN)
-            after = plan_status(existing, known, len(cell.step.waiting), cell.complaint, now)
-            note(existing, existing.status, after, existing.status.conditions, after.conditions)
+        events.extend(_lapsed(view, cells.get(resource.namespace)))
+    for namespace, existing in intake.plans.items():
+        cell = cells.get(namespace)
+        if cell is None and namespace not in intake.frozen:
+            continue
+        waiting = 0 if cell is None else len(cell.step.waiting)
+        stalled = (
+            (FROZEN, intake.frozen[namespace]) if cell is None else ("TooLarge", cell.complaint)
+        )
+        known = facts.get(namespace, NOTHING_KNOWN)
+        after = plan_status(existing, known, waiting, stalled, now)
+        note(existing, existing.status, after, existing.status.conditions, after.conditions)
     if not settings.watch_namespaces:
         for look in intake.pools:
             pool = look.resource
-            counts = pool_status(look, wants.used.get(look.pool.id, 0), snapshot, now)
+            held = wants.used.get(look.pool.id, 0)
+            taken = wants.taken.get(look.pool.id, 0)
+            counts = pool_status(look, held, taken, snapshot, now)
             note(pool, pool.status, counts, pool.status.conditions, counts.conditions)
-        costs = {it: _cost_uph(cell.step.plan, intake) for it, cell in cells.items()}
+        costs = {it: _cost_uph(plan, intake) for it, plan in _in_force(planned, cells).items()}
         spent = observed_costs(snapshot, intake.pools)
         for budget in snapshot.budgets:
             if budget.metadata.deletion_timestamp:
@@ -98,8 +107,8 @@ def tell(  # noqa: PLR0913, PLR0917 - each is a fact of its own, and none has a 
                 budget, intake.demand.budgets, costs, spent, snapshot.namespaces, now
             )
             note(budget, budget.status, sums, budget.status.conditions, sums.conditions)
-    for it in snapshot.unreadable:
-        statuses.extend(_unreadable(it, now))
+    ours = [it for it in snapshot.unreadable if it.ref.namespace or not settings.watch_namespaces]
+    statuses += [write for it in ours for write in _unreadable(it, now)]
     return Told(statuses=tuple(statuses), events=tuple(events))
 
 
@@ -116,24 +125,24 @@ def _views(
         for it in snapshot.models
         if condition_of(it.status.conditions, "Stalled") is None
     }
-    spent = {it: _cost_uph(cell.step.plan, intake) for it, cell in cells.items()}
+    in_force = _in_force(planned, cells)
+    spent = {it: _cost_uph(plan, intake) for it, plan in in_force.items()}
     views: list[ServiceView] = []
     for resource in intake.services:
         service = ServiceId(resource.identity)
         namespace = resource.namespace
-        cell = cells[namespace]
+        cell = cells.get(namespace)
+        made = None if cell is None else cell.published
         # While a plan cannot be written, the one in the cluster is what is in force.
         plan = (
-            cell.step.plan
-            if cell.published is not None
-            else planned.current.get(namespace, EMPTY_PLAN)
+            in_force[namespace] if made is not None else planned.current.get(namespace, EMPTY_PLAN)
         )
         place = Place(
             served=plan.service(service),
             plan=plan,
-            revision=0 if cell.published is None else cell.published.resource.spec.revision,
+            revision=0 if made is None else made.resource.spec.revision,
             facts=facts.get(namespace, NOTHING_KNOWN),
-            squeezed=cell.step.squeezed,
+            squeezed={} if cell is None else cell.step.squeezed,
             pools=intake.pools,
         )
         views.append(
@@ -142,9 +151,11 @@ def _views(
                 complaint=intake.complaints.get(service),
                 explanation=explanations.get(service),
                 place=place,
-                waiting=service in cell.step.waiting,
-                failed=service in cell.goal.failed,
-                pending=cell.goal.pending.get(service),
+                asleep=service in intake.resting and intake.resting[service].asleep,
+                frozen=intake.frozen.get(namespace, ""),
+                waiting=cell is not None and service in cell.step.waiting,
+                failed=cell is not None and service in cell.goal.failed,
+                pending=None if cell is None else cell.goal.pending.get(service),
                 building=f"{namespace}/{resource.spec.model_ref.name}" in building,
                 note=_SHORT if service in planned.short else "",
                 ceiling_uph=namespace_budget(intake.demand, namespace),
@@ -153,6 +164,11 @@ def _views(
             )
         )
     return views
+
+
+def _in_force(planned: Planned, cells: Mapping[Namespace, Cell]) -> dict[Namespace, Plan]:
+    """Return what every cell holds: its next step, or, where it is frozen, what stands there."""
+    return {**planned.current, **{it: cell.step.plan for it, cell in cells.items()}}
 
 
 def _cost_uph(plan: Plan, intake: Intake) -> int:
@@ -167,6 +183,17 @@ def _write(resource: Resource, before: Part, after: Part) -> tuple[StatusWrite, 
 
 def _document(status: Part) -> dict[str, object]:
     return status.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def _lapsed(view: ServiceView, cell: Cell | None) -> tuple[Event, ...]:
+    """Return an event when the plan that waited for approval is over with this look."""
+    why = "" if cell is None else cell.goal.lapsed.get(ServiceId(view.resource.identity), "")
+    if not why:
+        return ()
+    regarding = reference_to(view.resource)
+    return (
+        Event(regarding=regarding, type=EventType.WARNING, reason="PendingPlanLapsed", message=why),
+    )
 
 
 def _moved(view: ServiceView, planned: Planned) -> tuple[Event, ...]:

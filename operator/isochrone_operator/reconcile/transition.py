@@ -253,14 +253,13 @@ def _step(cell: _Cell, crowded: frozenset[GroupId]) -> Step:
     services: list[ServicePlan] = []
     for goal in cell.goal.services:
         if goal.service not in cell.moving or goal.service in switching:
-            routes = tuple(it for it in goal.routes if cell.next.get(it.group, 0) > 0)
-            services.append(goal if routes == goal.routes else replace(goal, routes=routes))
+            services.append(_carried(cell, goal))
             continue
         before = there[goal.service]
-        routes = tuple(it for it in before.routes if cell.next.get(it.group, 0) > 0)
+        kept = _carried(cell, before)
         if stepwise:
-            routes = _blended(cell, before, goal)
-        services.append(replace(before, routes=routes))
+            kept = replace(kept, routes=_blended(cell, before, goal))
+        services.append(kept)
     plan = replace(
         cell.goal,
         revision=cell.current.revision,
@@ -272,6 +271,15 @@ def _step(cell: _Cell, crowded: frozenset[GroupId]) -> Step:
         waiting=tuple(it for it in cell.moving if it not in switching),
         squeezed=dict(sorted(cell.lacking.items())),
     )
+
+
+def _carried(cell: _Cell, served: ServicePlan) -> ServicePlan:
+    """Return ``served`` without the routes that lead to no worker of the next plan."""
+    routes, degraded = (
+        tuple(it for it in some if cell.next.get(it.group, 0) > 0)
+        for some in (served.routes, served.degraded_routes)
+    )
+    return replace(served, routes=routes, degraded_routes=degraded)
 
 
 def _ready(cell: _Cell, goal: ServicePlan, crowded: frozenset[GroupId]) -> bool:
@@ -314,7 +322,7 @@ def _groups(
     """Return the groups of the next plan: what routes use, and what is to be loaded for new ones."""
     hosted: dict[GroupId, set[VariantId]] = {}
     for it in services:
-        for route in it.routes:
+        for route in it.all_routes:
             hosted.setdefault(route.group, set()).add(route.variant)
     known = {group.id: group for group in (*cell.current.groups, *cell.goal.groups)}
     result: list[Group] = []

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from isochrone.api.servingplan import ServingPlan
 from isochrone.ids import Namespace, ServiceId
 from isochrone.plan import Plan
+from isochrone.planning import Problem
 from isochrone.units import Instant
 from isochrone_operator.reconcile.memory import Learned
 from isochrone_operator.reconcile.publish import Published
@@ -15,12 +16,13 @@ from isochrone_operator.reconcile.transition import Step
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planned:
-    """What the planner wants. ``current`` are the plans in force, by namespace.
+    """What the planner wants, and the ``problem`` that it was asked. ``current``: plans in force.
 
     ``learned`` is what the loads that were planned for rest on, by service; ``short`` are services
     whose traffic asks for more than could be planned.
     """
 
+    problem: Problem
     plan: Plan
     current: Mapping[Namespace, Plan]
     learned: Mapping[ServiceId, Learned]

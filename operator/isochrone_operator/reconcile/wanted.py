@@ -31,7 +31,7 @@ class Wants:
     """What is desired beside plans and Jobs.
 
     ``complete``: namespaces whose cell's children are all in ``desired``. ``used``: accelerators by
-    pool that worker groups hold or are about to hold.
+    pool that worker groups hold or are about to hold; ``taken``: with those that profiling takes.
     """
 
     desired: tuple[Manifest, ...]
@@ -39,6 +39,7 @@ class Wants:
     scales: tuple[ScaleOrder, ...]
     complete: frozenset[Namespace]
     used: Mapping[str, int]
+    taken: Mapping[str, int]
 
 
 def wants_of(
@@ -46,19 +47,22 @@ def wants_of(
     intake: Intake,
     cells: Mapping[Namespace, Published | None],
     facts: Mapping[str, Facts],
-    nodes_wanted: Sequence[str],
+    measuring: Mapping[str, int],
     now: Instant,
     settings: Settings,
 ) -> Wants:
-    """Return what everything needs; ``nodes_wanted`` are pools that need one node for profiling.
+    """Return what everything needs; ``measuring``: accelerators by pool that profiling takes.
 
     A cell whose ServingPlan is not in the cluster yet gets its children at the next look, when they
     can belong to it.
     """
     pools = {it.metadata.name: it for it in snapshot.pools}
     used = _used(cells, facts)
+    taken = {it: used.get(it, 0) + measuring.get(it, 0) for it in sorted({*used, *measuring})}
+    # What frozen cells hold is not in the fleet to begin with.
+    here = _used(cells, {it: known for it, known in facts.items() if it not in intake.frozen})
     free = {
-        pool.id: accelerators_limit(intake.fleet, pool) - used.get(pool.id, 0)
+        pool.id: accelerators_limit(intake.fleet, pool) - here.get(pool.id, 0)
         for pool in intake.fleet.pools
     }
     groups = _groups_by_pool(cells)
@@ -90,13 +94,17 @@ def wants_of(
                         surge=int(spare),
                     )
                 )
-    parts += _pool_parts(pools, used, nodes_wanted, snapshot, settings)
+    parts += _pool_parts(pools, taken, snapshot, settings)
+    for namespace in sorted(intake.frozen):
+        # Its gateways and certificates are kept up; its groups stay as they are.
+        parts.append(cell_children(intake.plans[namespace], snapshot, settings, now=now))
     return Wants(
         desired=tuple(manifest for it in parts for manifest in it.desired),
         leaves=tuple(leaf for it in parts for leaf in it.leaves),
         scales=tuple(order for it in parts for order in it.scales),
         complete=frozenset(complete),
         used=used,
+        taken=taken,
     )
 
 
@@ -148,8 +156,7 @@ def _groups_by_pool(cells: Mapping[Namespace, Published | None]) -> dict[str, in
 
 def _pool_parts(
     pools: Mapping[str, AcceleratorPool],
-    used: Mapping[str, int],
-    nodes_wanted: Sequence[str],
+    taken: Mapping[str, int],
     snapshot: Snapshot,
     settings: Settings,
 ) -> list[Children]:
@@ -157,6 +164,5 @@ def _pool_parts(
     for name in sorted(pools):
         if pools[name].metadata.deletion_timestamp:
             continue
-        accelerators = max(used.get(name, 0), int(name in nodes_wanted))
-        parts.append(pool_children(pools[name], accelerators, snapshot, settings))
+        parts.append(pool_children(pools[name], taken.get(name, 0), snapshot, settings))
     return [*parts, Children(scales=orphan_scales(snapshot, settings))]

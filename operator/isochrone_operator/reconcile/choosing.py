@@ -1,0 +1,148 @@
+"""The one plan that would be best now: asked of the planner, with what traffic has taught.
+
+A cell whose routes changed a moment ago is *unsettled*: a cheaper plan may move the others at once,
+and this one when its dwell is over. Called by ``cycle``.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import lru_cache
+
+from isochrone.api.convert import plan_of
+from isochrone.ids import Namespace, PoolId, ServiceId, split_qualified
+from isochrone.plan import Plan, PlanReason
+from isochrone.planning import Problem, plan
+from isochrone.planning.judge import violations
+from isochrone.planning.problem import nodes_bill_uph
+from isochrone.units import ONE_PPM, Instant, Nanoseconds
+from isochrone_operator.reconcile import publish
+from isochrone_operator.reconcile.intake import Intake, problem_of
+from isochrone_operator.reconcile.memory import Learned, Memory
+from isochrone_operator.reconcile.rates import NOTHING_LEARNED, with_learned
+from isochrone_operator.reconcile.values import Planned
+
+
+def choose(
+    intake: Intake, memories: Mapping[Namespace, Memory], now: Instant, dwell_ns: Nanoseconds
+) -> Planned:
+    """Return what the planner wants, beside what is in force."""
+    current = {
+        namespace: publish.standing(it, intake.prices, intake.everything)
+        for namespace, it in sorted(intake.plans.items())
+        if namespace not in intake.frozen
+    }
+    settled_at = {it: memories[it].changed_at + dwell_ns for it in current if it in memories}
+    unsettled = frozenset(it for it, at in settled_at.items() if now < at)
+    problem = problem_of(intake, publish.running(current))
+    learned = dict(intake.learned)
+    made = best_plan(problem, unsettled)
+    short: frozenset[ServiceId] = frozenset()
+    for known in (_remembered(memories), _nothing):
+        grown = _unserved_by_traffic(made, problem, intake)
+        if not grown:
+            break
+        # What traffic asks for must never cost a service what it declared: take less.
+        short |= grown
+        learned |= {it: known(it) for it in grown}
+        problem = _with_learned(problem, intake, learned)
+        made = best_plan(problem, unsettled)
+    return Planned(
+        problem=problem,
+        plan=made,
+        current=current | {it: plan_of(intake.plans[it]) for it in sorted(intake.frozen)},
+        learned=learned,
+        short=short,
+        wake_at=min((settled_at[it] for it in unsettled), default=None),
+    )
+
+
+def best_plan(problem: Problem, unsettled: frozenset[Namespace]) -> Plan:
+    """Return the planner's answer, in which the ``unsettled`` move only where they must.
+
+    Where the best for the others does not go together with that, or then saves too little, nobody
+    moves without need.
+    """
+    best = _plan(problem, may_improve=True)
+    moved = _namespaces(problem) & unsettled
+    if problem.running is None or not moved:
+        return best
+    calm = _plan(problem, may_improve=False)
+    if best == calm or not _namespaces(problem) - unsettled:
+        return calm
+    mixed = spliced(problem, best, calm, unsettled)
+    saving_ppm = problem.settings.switch_saving_ppm
+    cheaper = mixed.cost_uph * ONE_PPM <= calm.cost_uph * (ONE_PPM - saving_ppm)
+    return mixed if cheaper and not violations(problem, mixed) else calm
+
+
+@lru_cache(maxsize=8)
+def _plan(problem: Problem, *, may_improve: bool) -> Plan:
+    """Return the planner's answer; the same question again costs nothing."""
+    return plan(problem, may_improve=may_improve)
+
+
+def _namespaces(problem: Problem) -> frozenset[Namespace]:
+    return frozenset(it.namespace for it in problem.demand.services)
+
+
+def spliced(problem: Problem, plan: Plan, part: Plan, namespaces: frozenset[Namespace]) -> Plan:
+    """Return ``plan`` with ``namespaces`` as in ``part``: no group is in two of them."""
+
+    def is_of_part(service: ServiceId) -> bool:
+        return split_qualified(service)[0] in namespaces
+
+    groups = [it for it in part.groups if it.namespace in namespaces]
+    groups += [it for it in plan.groups if it.namespace not in namespaces]
+    services = [it for it in part.services if is_of_part(it.service)]
+    services += [it for it in plan.services if not is_of_part(it.service)]
+    told = [it for it in part.explanations if is_of_part(it.service)]
+    told += [it for it in plan.explanations if not is_of_part(it.service)]
+    held: dict[PoolId, int] = {}
+    for group in groups:
+        held[group.pool] = held.get(group.pool, 0) + group.replicas
+    return replace(
+        plan,
+        groups=tuple(sorted(groups, key=lambda it: it.id)),
+        services=tuple(sorted(services, key=lambda it: it.service)),
+        explanations=tuple(sorted(told, key=lambda it: it.service)),
+        cost_uph=nodes_bill_uph(problem.fleet, held),
+    )
+
+
+def broken(planned: Planned, part: Plan, namespace: Namespace) -> str:
+    """Return the first rule that ``part`` breaks as the plan of ``namespace``; empty where none."""
+    whole = spliced(planned.problem, planned.plan, part, frozenset({namespace}))
+    found = violations(planned.problem, whole)
+    return f"{found[0].subject}: {found[0].message}" if found else ""
+
+
+def _remembered(memories: Mapping[Namespace, Memory]) -> Callable[[ServiceId], Learned]:
+    def learned(service: ServiceId) -> Learned:
+        namespace, name = split_qualified(service)
+        return memories.get(namespace, Memory()).learned.get(name, NOTHING_LEARNED)
+
+    return learned
+
+
+def _nothing(_service: ServiceId) -> Learned:
+    return NOTHING_LEARNED
+
+
+def _unserved_by_traffic(made: Plan, problem: Problem, intake: Intake) -> frozenset[ServiceId]:
+    """Return the services that cannot be planned, and are sized for more than they declare."""
+    loads = {it.id: it.load for it in problem.demand.services}
+    return frozenset(
+        it.service
+        for it in made.explanations
+        if it.reason is not PlanReason.FEASIBLE and loads[it.service] != intake.own[it.service]
+    )
+
+
+def _with_learned(
+    problem: Problem, intake: Intake, learned: Mapping[ServiceId, Learned]
+) -> Problem:
+    services = tuple(
+        replace(it, load=with_learned(intake.own[it.id], learned[it.id]))
+        for it in problem.demand.services
+    )
+    return replace(problem, demand=replace(problem.demand, services=services))
