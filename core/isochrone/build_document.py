@@ -1,6 +1,7 @@
 """What a builder is asked and what it answers, as values and as files.
 
-The requests are made by the command line (from Model objects) and by the operator (for its Jobs,
+Three things are asked: to fetch sources (with a network, parsing nothing), to build variants, and to
+profile them. The requests are made by the command line (from Model objects) and by the operator (for its Jobs,
 as ``request.json``); the reports are made by ``isochrone_builder`` and read by both. A file is the
 JSON of one value with its kind and a format number. A Job prints its report as the last line of
 its standard output, behind ``RESULT_MARK``.
@@ -26,7 +27,7 @@ from isochrone.catalog import (
 from isochrone.errors import CapacityError, ManifestError
 from isochrone.fleet import Pool, Vendor
 from isochrone.ids import VariantId
-from isochrone.units import KIB, MILLISECOND, SECOND, Bytes, Nanoseconds, PartsPerMillion
+from isochrone.units import GIB, KIB, MILLISECOND, SECOND, Bytes, Nanoseconds, PartsPerMillion
 
 FORMAT: Final = 1
 NAME_LENGTH_MAX: Final = 63
@@ -45,10 +46,11 @@ _PLAIN: Final = str.maketrans("_.", "--")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArchitectureRequest:
-    """One trained model: ``format`` is torch-export; ``sha256`` of the file, where it is pinned.
+    """One trained model: its ``format`` (torch-export, torchscript or onnx), and where it is.
 
-    ``uri`` is ``file:PATH`` (a relative path is taken from the current working directory) or, in a
-    Job, ``pvc://CLAIM/PATH``. ``accuracy_ppm`` is what its author declares for the fp32 original;
+    ``uri`` is ``file:PATH`` (a relative path is taken from the current working directory), in a Job
+    ``pvc://CLAIM/PATH``, or the location of a file that was fetched. ``sha256`` of the file, where it
+    is pinned; of a fetched one it always is. ``accuracy_ppm`` is what its author declares for the fp32 original;
     None where nothing is declared, which is enough where labels measure it.
     """
 
@@ -57,6 +59,65 @@ class ArchitectureRequest:
     format: str
     sha256: str | None
     accuracy_ppm: PartsPerMillion | None
+
+
+SOURCE_NOT_FOUND: Final = "SourceNotFound"
+SOURCE_DENIED: Final = "SourceDenied"
+SOURCE_REFUSED: Final = "SourceRefused"
+SOURCE_MISMATCH: Final = "SourceMismatch"
+SOURCE_TOO_LARGE: Final = "SourceTooLarge"
+SOURCE_UNREACHABLE: Final = "SourceUnreachable"
+"""Why a source was not fetched: nothing is there; the credentials do not do; the location or the
+server's answer cannot be used; it is not what its digest says; a bound; or nobody answers."""
+FETCHED_SCHEMES: Final = frozenset({"s3", "gs", "hf", "http", "https", "oci"})
+"""Kinds of locations whose files are fetched into the store before anything is built."""
+SOURCE_CACHE_BYTES: Final[Bytes] = 64 * GIB
+SOURCE_BYTES_MAX: Final[Bytes] = 64 * GIB
+"""Unless a request says otherwise: all fetched files of a store together, and one of them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceRequest:
+    """One file to fetch: where it is, its SHA-256 where that is pinned, and the Secret's name."""
+
+    uri: str
+    sha256: str | None
+    secret: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchRequest:
+    """Files to fetch, each location once; bounds on all fetched files together, and on each."""
+
+    sources: tuple[SourceRequest, ...]
+    cache_bytes_max: Bytes = SOURCE_CACHE_BYTES
+    file_bytes_max: Bytes = SOURCE_BYTES_MAX
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchedSource:
+    """What a location led to: the store has the file, by its digest."""
+
+    uri: str
+    sha256: str
+    size_bytes: Bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchFailure:
+    """A file that could not be fetched: a CamelCase ``code``, and why, for a person."""
+
+    uri: str
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchReport:
+    """Files and failures, each in the order of the request."""
+
+    fetched: tuple[FetchedSource, ...]
+    failures: tuple[FetchFailure, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +136,7 @@ class BuildRequest:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     validation_uri: str | None
+    validation_sha256: str | None = None
     architectures: tuple[ArchitectureRequest, ...]
     precisions: tuple[Precision, ...]
     backends: tuple[BackendName, ...]
@@ -156,9 +218,19 @@ class ProfileReport:
     failures: tuple[ProfileFailure, ...]
 
 
-Document = TypeVar("Document", BuildRequest, BuildReport, ProfileRequest, ProfileReport)
+Document = TypeVar(
+    "Document",
+    FetchRequest,
+    FetchReport,
+    BuildRequest,
+    BuildReport,
+    ProfileRequest,
+    ProfileReport,
+)
 
 _KINDS: Final[dict[type, str]] = {
+    FetchRequest: "fetch-request",
+    FetchReport: "fetch-report",
     BuildRequest: "build-request",
     BuildReport: "build-report",
     ProfileRequest: "profile-request",
@@ -222,6 +294,11 @@ def result_in(log: str) -> str | None:
         if line.startswith(RESULT_MARK):
             return line.removeprefix(RESULT_MARK)
     return None
+
+
+def is_fetched(uri: str) -> bool:
+    """Return whether the file at ``uri`` is fetched before it is read."""
+    return uri.partition(":")[0] in FETCHED_SCHEMES
 
 
 def source_path(uri: str) -> tuple[str, str]:

@@ -24,6 +24,7 @@ from torch import Tensor
 from isochrone.catalog import Datatype
 from isochrone.errors import ArtifactError
 from isochrone.units import GIB, MIB
+from isochrone_builder.signatures import ProgramTensor
 from isochrone_executor.backends.torch_graph import (
     GRAPH_FORMAT,
     Argument,
@@ -71,15 +72,6 @@ _DATATYPES: Final = {
 }
 _MEMORY_FORMATS: Final = {1: "contiguous", 2: "channels_last", 4: "preserve"}
 _STRIDED: Final = 7
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProgramTensor:
-    """An input or output of a program; the batch, or any other open dimension, is -1."""
-
-    name: str
-    datatype: Datatype
-    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ import io
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from isochrone.build_document import variant_name
 from isochrone.catalog import (
     Accuracy,
+    AccuracyMetric,
     Artifact,
     BackendName,
     Precision,
@@ -29,6 +30,8 @@ from isochrone.dtypes import NUMPY_DTYPES
 from isochrone.errors import ArtifactError, IsochroneError, ManifestError
 from isochrone.ids import ModelId, VariantId, qualify
 from isochrone_builder import accuracy
+from isochrone_builder.combinations import require_makeable
+from isochrone_builder.intake import FORMATS, VariantMaker, open_artifact, reference_backend
 from isochrone_builder.records import Records, discard_staging, exclusive, key_of
 from isochrone_builder.request import (
     ArchitectureRequest,
@@ -43,12 +46,8 @@ from isochrone_builder.versions import BUILDER_FORMAT, package_versions
 from isochrone_executor.artifacts import is_whole, read_manifest, variant_directory
 from isochrone_executor.backends.registry import open_backend
 
-if TYPE_CHECKING:  # it imports torch, which takes seconds: only when something must be made
-    from isochrone_builder.generate import Generator
-
 VARIANT_FORMAT: Final = "isochrone-variant"
 EVALUATION_BATCH_MAX: Final = 8
-FORMAT_TORCH_EXPORT: Final = "torch-export"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +74,9 @@ def build_model(
             discard_staging(store)
         samples = None
         if request.validation_uri is not None:
-            samples = open_samples(request.validation_uri, request.inputs)
+            samples = open_samples(
+                request.validation_uri, request.inputs, request.validation_sha256
+            )
         run = _Run(
             request=request, store=store, samples=samples, progress=progress, threads=threads
         )
@@ -122,7 +123,8 @@ class _Run:
         combinations = self._combinations(architecture)
         try:
             source = _Source(self._request, architecture)
-            reference = self._generate(source, BackendName.TORCH, Precision.FP32)[0]
+            backend = reference_backend(source.form)
+            reference = self._generate(source, backend, Precision.FP32)[0]
             scores, cached = self._scores(reference)
         except IsochroneError as error:
             self._failures += [Failure(name=each.name, reason=str(error)) for each in combinations]
@@ -144,6 +146,7 @@ class _Run:
         ends = self._done + 2
         try:
             self._claim(combination)
+            require_makeable(backend, precision)
             sha256, cached = self._generate(source, backend, precision)
             self._tell("generate", combination.name, cached=cached)
             measured, cached = self._accuracy(combination, sha256, reference, scores)
@@ -197,6 +200,7 @@ class _Run:
         self, source: "_Source", backend: BackendName, precision: Precision
     ) -> tuple[str, bool]:
         """Return the digest of one variant in the store, and whether it was there already."""
+        require_makeable(backend, precision)
         calibration = self._samples.calibration if self._samples is not None else None
         calibrated = precision is Precision.INT8 and self._samples is not None
         key = key_of(
@@ -204,6 +208,7 @@ class _Run:
             model=qualify(self._request.namespace, self._request.name),
             architecture=source.name,
             artifact=source.sha256,
+            format=source.form,
             inputs=msgspec.to_builtins(self._request.inputs),
             outputs=msgspec.to_builtins(self._request.outputs),
             backend=backend.value,
@@ -215,7 +220,7 @@ class _Run:
         known = self._records.read("variants", key)
         if isinstance(known, str) and is_whole(self._store, known):
             return known, True
-        sha256 = source.generator().make(self._store, backend, precision, calibration)
+        sha256 = source.maker().make(self._store, backend, precision, calibration)
         self._records.write("variants", key, sha256)
         return sha256, False
 
@@ -254,6 +259,8 @@ class _Run:
             scores = evaluate(self._store, sha256, samples, threads=self._threads)
         if samples.labels is not None:
             found = accuracy.measured(scores, samples.labels, metric, reference_scores)
+        elif metric is AccuracyMetric.MAE:
+            found = accuracy.estimated_mae(declared_ppm, reference_scores, scores)
         else:
             drop = accuracy.expected_drop(reference_scores, scores)
             found = accuracy.estimated(declared_ppm, drop, metric)
@@ -291,25 +298,23 @@ class _Source:
     """One architecture's artifact, checked at once, and read when a variant must be made of it."""
 
     def __init__(self, request: BuildRequest, architecture: ArchitectureRequest) -> None:
-        if architecture.format != FORMAT_TORCH_EXPORT:
+        if architecture.format not in FORMATS:
             message = (
-                f"{architecture.uri}: format {architecture.format} is not yet supported by this "
-                f"builder; export the model as {FORMAT_TORCH_EXPORT}"
+                f"{architecture.uri}: format {architecture.format} is not known: use one of "
+                f"{', '.join(FORMATS)}"
             )
             raise ArtifactError(message)
+        self.form = architecture.format
         self.name = architecture.name
         self.path, self.sha256 = resolve_artifact(architecture.uri, architecture.sha256)
         self._request = request
-        self._generator: Generator | None = None
+        self._maker: VariantMaker | None = None
 
-    def generator(self) -> "Generator":
-        """Return the generator of this architecture; raises ``ArtifactError`` as it does."""
-        if self._generator is None:
-            from isochrone_builder.archive import read_archive  # noqa: PLC0415 - see the top
-            from isochrone_builder.generate import Generator  # noqa: PLC0415
-
-            self._generator = Generator(self._request, self.name, read_archive(self.path))
-        return self._generator
+    def maker(self) -> VariantMaker:
+        """Return what makes variants of this architecture; raises ``ArtifactError`` as that does."""
+        if self._maker is None:
+            self._maker = open_artifact(self._request, self.name, self.form, self.path)
+        return self._maker
 
 
 def evaluate(store: Path, sha256: str, samples: SampleSet, *, threads: int) -> NDArray[np.floating]:

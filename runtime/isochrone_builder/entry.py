@@ -1,7 +1,7 @@
 """The builder as a program: what its Jobs run, and what puts synthetic variants into a store.
 
-Called by ``__main__``. A Job has no token and no network: it reads a request (see
-``isochrone.build_document``), works in the artifact store, tells its progress as JSON lines on
+Called by ``__main__``. A Job has no token, and no network either unless it fetches, which parses
+nothing: it reads a request (see ``isochrone.build_document``), works in the artifact store, tells its progress as JSON lines on
 standard error, and prints its report as the last line of standard output, behind
 ``ISOCHRONE-RESULT``. Its status is 0 even where single variants failed, which the report says; it
 is 1, with the reason in one line in the termination log, when nothing can be reported.
@@ -21,6 +21,7 @@ import msgspec
 from isochrone.build_document import (
     RESULT_MARK,
     BuildRequest,
+    FetchRequest,
     ProfileRequest,
     bounded,
     decode,
@@ -46,6 +47,8 @@ def main(arguments: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, _end)
     try:
         match given.command:
+            case "fetch":
+                report = _fetch(given)
             case "build":
                 report = _build(given)
             case "profile":
@@ -62,6 +65,13 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _fetch(given: argparse.Namespace) -> bytes:
+    request = decode(_read(given.request), FetchRequest)
+    from isochrone_builder.fetching import fetch_sources  # noqa: PLC0415 - only this needs it
+
+    return encode_report(fetch_sources(request, given.store, given.secrets, _tell))
+
+
 def _build(given: argparse.Namespace) -> bytes:
     request = decode(_read(given.request), BuildRequest)
     from isochrone_builder.build import build_model  # noqa: PLC0415 - only this command needs it
@@ -69,7 +79,7 @@ def _build(given: argparse.Namespace) -> bytes:
     # Converters print on standard output, where nothing but the report may stand.
     with _output_as_errors():
         report = build_model(
-            localized(request, given.sources),
+            localized(request, given.sources, given.store),
             given.store,
             _tell,
             threads=given.threads or len(os.sched_getaffinity(0)),
@@ -159,12 +169,20 @@ def _parser() -> argparse.ArgumentParser:
         "--termination-log", default=TERMINATION_LOG, metavar="FILE", help=argparse.SUPPRESS
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    fetch = commands.add_parser("fetch", help="bring what a Model names elsewhere into the store")
     build = commands.add_parser("build", help="make a Model's variants and measure their accuracy")
     profile = commands.add_parser("profile", help="measure variants on this machine")
-    for command in (build, profile):
+    for command in (fetch, build, profile):
         command.add_argument(
             "--request", required=True, type=Path, metavar="FILE", help="what to do, as JSON"
         )
+    fetch.add_argument(
+        "--secrets",
+        type=Path,
+        metavar="DIR",
+        help="where Secrets are mounted, a folder each; no other credentials are then used "
+        "(default: those of this process's environment)",
+    )
     build.add_argument(
         "--sources",
         type=Path,
@@ -184,7 +202,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     synthetic = commands.add_parser("synthetic", help="put a variant that only takes time there")
     add_synthetic_arguments(synthetic)
-    for command in (build, profile, synthetic):
+    for command in (fetch, build, profile, synthetic):
         command.add_argument(
             "--store", required=True, type=Path, metavar="DIR", help="the artifact store"
         )

@@ -1,6 +1,6 @@
 """Opens what URIs name: artifacts, and validation sets with their rows checked.
 
-Called by ``build``. Only ``file:`` URIs are opened here; relative paths are taken from the current
+Called by ``build``. Only ``file:`` URIs are opened here (see ``sources``); relative paths are taken from the current
 working directory. Sets are safetensors or npz (read without pickles), with tensors named as
 ``request.BuildRequest`` says.
 """
@@ -26,6 +26,8 @@ from isochrone_builder.records import file_digest
 SET_BYTES_MAX: Final = 8 * GIB
 """A validation set is read into memory."""
 
+_ZIP_MAGIC: Final = b"PK\x03\x04"
+
 Rows: TypeAlias = tuple[NDArray[np.generic], ...]
 """One array per input of the model, in its order; the first axis is the rows."""
 
@@ -36,7 +38,7 @@ class SampleSet:
 
     digest: str
     validation: Rows
-    labels: NDArray[np.int64] | None
+    labels: NDArray[np.generic] | None
     calibration: Rows | None
 
     @property
@@ -70,13 +72,15 @@ def resolve_artifact(uri: str, expected: str | None) -> tuple[Path, str]:
     return path, digest
 
 
-def open_samples(uri: str, inputs: tuple[TensorSpec, ...]) -> SampleSet:
+def open_samples(
+    uri: str, inputs: tuple[TensorSpec, ...], expected: str | None = None
+) -> SampleSet:
     """Return the set ``uri``, every tensor checked against the model's ``inputs``.
 
-    Raises ``ArtifactError`` when it is damaged, lacks rows, fits not, or when a row is in both
-    parts.
+    Raises ``ArtifactError`` when its digest is not ``expected``, or it is damaged, lacks rows, fits
+    not, or when a row is in both parts.
     """
-    path = resolve(uri)
+    path, digest = resolve_artifact(uri, expected)
     tensors = _read(path)
     validation = _part(tensors, "validation", inputs, path)
     if validation is None:
@@ -87,17 +91,26 @@ def open_samples(uri: str, inputs: tuple[TensorSpec, ...]) -> SampleSet:
         message = f"{path}: a row is both in validation and calibration; they must be disjoint"
         raise ArtifactError(message)
     labels = tensors.get("validation/label")
-    if labels is not None and (
-        labels.shape != (len(validation[0]),) or labels.dtype.kind not in "iu"
-    ):
-        message = f"{path}: validation/label must be one whole number per row"
+    if labels is not None and (labels.ndim == 0 or len(labels) != len(validation[0])):
+        message = f"{path}: validation/label is {list(labels.shape)}: give one for each row"
+        raise ArtifactError(message)
+    if labels is not None and labels.dtype.kind not in "iuf":
+        message = f"{path}: validation/label must be numbers, not {labels.dtype}"
         raise ArtifactError(message)
     return SampleSet(
-        digest=file_digest(path),
+        digest=digest,
         validation=validation,
-        labels=None if labels is None else labels.astype(np.int64),
+        labels=labels,
         calibration=calibration,
     )
+
+
+def require_calibration(calibration: Rows | None) -> Rows:
+    """Return the calibration rows; ``ArtifactError`` when there are none."""
+    if calibration is None:
+        message = "int8 needs calibration rows: add calibration/<input> to the validation set"
+        raise ArtifactError(message)
+    return calibration
 
 
 def _read(path: Path) -> Mapping[str, NDArray[np.generic]]:
@@ -105,17 +118,17 @@ def _read(path: Path) -> Mapping[str, NDArray[np.generic]]:
         message = f"{path}: larger than {SET_BYTES_MAX} bytes: sample it"
         raise ArtifactError(message)
     try:
-        if path.suffix == ".safetensors":
-            tensors: dict[str, NDArray[np.generic]] = load_file(path)
-            return tensors
-        if path.suffix == ".npz":
+        # By what it holds: a fetched file is named by its digest alone.
+        with path.open("rb") as file:
+            is_zip = file.read(len(_ZIP_MAGIC)) == _ZIP_MAGIC
+        if is_zip:
             with np.load(path, allow_pickle=False) as archive:
                 return {name: archive[name] for name in archive.files}
+        tensors: dict[str, NDArray[np.generic]] = load_file(path)
     except (OSError, ValueError, SafetensorError) as error:
-        message = f"{path}: cannot be read: {error}"
+        message = f"{path}: cannot be read as a .safetensors or .npz file: {error}"
         raise ArtifactError(message) from error
-    message = f"{path}: a validation set is a .safetensors or .npz file"
-    raise ArtifactError(message)
+    return tensors
 
 
 def _part(

@@ -1,6 +1,7 @@
-"""Finds what a Job's request names on claims that its pod has mounted.
+"""Finds what a build's request names: on claims that its pod has mounted, or fetched before.
 
-Called by ``entry``. A claim's files lie in ``<sources>/<claim>``; the pod mounts them read-only.
+Called by ``entry`` and by the command line. A claim's files lie in ``<sources>/<claim>``, which the pod
+mounts read-only; fetched files lie in the store, by digest.
 """
 
 from dataclasses import replace
@@ -8,29 +9,44 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-from isochrone.build_document import ArchitectureRequest, BuildRequest, source_path
+from isochrone.build_document import BuildRequest, is_fetched, source_path
 from isochrone.errors import ManifestError
+from isochrone_builder.source_cache import SourceCache
 
 SOURCES_DIRECTORY: Final = "/var/lib/isochrone/sources"
 _CLAIM_SCHEME: Final = "pvc://"
 
 
-def localized(request: BuildRequest, sources: Path) -> BuildRequest:
-    """Return ``request`` with ``file:`` in place of ``pvc:`` locations.
+def localized(request: BuildRequest, sources: Path | None, store: Path) -> BuildRequest:
+    """Return ``request`` with ``file:`` in place of all other locations; of claims, if ``sources``.
 
-    Raises ``ManifestError`` when a location names no file within a claim.
+    Raises ``ManifestError`` when a location names no file within a claim, or none that was fetched.
     """
+
+    def local(uri: str, sha256: str | None) -> str:
+        if is_fetched(uri):
+            return _fetched(uri, sha256, store)
+        return uri if sources is None else _local(uri, sources)
+
     return replace(
         request,
         validation_uri=(
-            None if request.validation_uri is None else _local(request.validation_uri, sources)
+            None
+            if request.validation_uri is None
+            else local(request.validation_uri, request.validation_sha256)
         ),
-        architectures=tuple(_localized(it, sources) for it in request.architectures),
+        architectures=tuple(
+            replace(it, uri=local(it.uri, it.sha256)) for it in request.architectures
+        ),
     )
 
 
-def _localized(given: ArchitectureRequest, sources: Path) -> ArchitectureRequest:
-    return replace(given, uri=_local(given.uri, sources))
+def _fetched(uri: str, sha256: str | None, store: Path) -> str:
+    path = None if sha256 is None else SourceCache(store, 0).use(sha256)
+    if path is None:
+        message = f"{uri}: is not among the fetched files of this store: fetch it first"
+        raise ManifestError(message)
+    return f"file:{quote(str(path.absolute()))}"
 
 
 def _local(uri: str, sources: Path) -> str:

@@ -1,5 +1,6 @@
 """Two small models trained on scikit-learn's digits, exported, with labeled samples beside them."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +62,7 @@ def _train(model: nn.Module, pixels: Tensor, labels: Tensor) -> nn.Module:
 
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make a folder with ``wide.pt2``, ``convolved.pt2``, ``labeled.npz`` and ``unlabeled.npz``."""
+    """Make a folder with both networks in every format, ``labeled.npz`` and ``unlabeled.npz``."""
     folder = tmp_path_factory.mktemp("digits")
     torch.set_num_threads(1)
     torch.manual_seed(7)
@@ -79,6 +80,19 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
         example = torch.zeros((2, 8, 8), dtype=torch.uint8)
         program = torch.export.export(trained, (example,), dynamic_shapes={"pixels": {0: batch}})
         torch.export.save(program, folder / f"{name}.pt2")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # TorchScript is deprecated, which its users know
+            torch.jit.script(trained).save(folder / f"{name}.script.ts")
+            torch.jit.trace(trained, example).save(folder / f"{name}.traced.ts")
+            torch.onnx.export(
+                program,
+                dynamo=True,
+                verbose=False,
+                input_names=["pixels"],
+                output_names=["scores"],
+                external_data=False,
+            ).save(folder / f"{name}.onnx")
+        torch.save(trained.state_dict(), folder / f"{name}.pt")
     held_out = {
         "validation/pixels": images[TRAIN_ROWS:],
         "calibration/pixels": images[:CALIBRATION_ROWS],

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from sklearn.metrics import f1_score
 
 from isochrone.catalog import AccuracyMetric, AccuracySource
 from isochrone.errors import ArtifactError, ManifestError
@@ -12,7 +13,9 @@ from isochrone_builder.accuracy import (
     Drop,
     as_probabilities,
     estimated,
+    estimated_mae,
     expected_drop,
+    macro_f1,
     measured,
     wilson_lower,
 )
@@ -64,9 +67,72 @@ def test_labels_give_a_measured_value_and_wilsons_bound() -> None:
     assert found.source is AccuracySource.MEASURED
 
 
-def test_another_metric_is_refused() -> None:
-    with pytest.raises(ManifestError, match="top1"):
-        measured(REFERENCE, np.array([0, 1, 1, 2]), AccuracyMetric.MAE, REFERENCE)
+@settings(deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 60), st.integers(1, 6))
+def test_f1_is_what_scikit_learn_calls_macro(seed: int, rows: int, classes: int) -> None:
+    generator = np.random.default_rng(seed)
+    answers, labels = generator.integers(0, classes, (2, rows))
+    assert macro_f1(answers, labels) == pytest.approx(f1_score(labels, answers, average="macro"))
+
+
+def test_f1_has_a_bound_that_narrows_with_samples_and_does_not_vary() -> None:
+    generator = np.random.default_rng(3)
+    labels = generator.integers(0, 3, 4_000)
+    scores = np.eye(3)[np.where(generator.random(4_000) < 0.8, labels, (labels + 1) % 3)]
+    small = measured(scores[:200], labels[:200], AccuracyMetric.F1, scores[:200])
+    large = measured(scores, labels, AccuracyMetric.F1, scores)
+    assert large == measured(scores, labels, AccuracyMetric.F1, scores)
+    assert large.value_ppm == pytest.approx(800_000, abs=15_000)
+    # For three even classes F1 is close to the share of right answers, whose interval is known.
+    half_width = 1.96 * (0.8 * 0.2 / 4_000) ** 0.5 * 1e6
+    assert large.value_ppm - large.lower_ppm == pytest.approx(half_width, rel=0.15)
+    assert small.value_ppm - small.lower_ppm > 2 * (large.value_ppm - large.lower_ppm)
+    assert large.metric is AccuracyMetric.F1
+
+
+def test_mae_is_a_mean_whose_bound_is_the_upper_end() -> None:
+    values = np.array([[0.1], [0.4], [0.2], [0.9]])
+    labels = np.array([0.0, 0.4, 0.5, 0.8])
+    found = measured(values, labels, AccuracyMetric.MAE, values)
+    errors = np.array([0.1, 0.0, 0.3, 0.1])
+    assert found.value_ppm == round(errors.mean() * 1e6)
+    upper = errors.mean() + 1.959964 * errors.std(ddof=1) / 2
+    assert found.lower_ppm == pytest.approx(upper * 1e6, abs=1)
+    assert (found.metric, found.samples) == (AccuracyMetric.MAE, 4)
+
+
+def test_without_labels_mae_grows_by_no_more_than_the_difference() -> None:
+    generator = np.random.default_rng(5)
+    truth = generator.random((2_000, 1))
+    reference = np.clip(truth + generator.normal(0, 0.05, truth.shape), 0, 1)
+    variant = reference + generator.normal(0, 0.01, truth.shape)
+    own = measured(reference, truth, AccuracyMetric.MAE, reference)
+    real = measured(variant, truth, AccuracyMetric.MAE, reference)
+    found = estimated_mae(own.value_ppm, reference, variant)
+    assert own.value_ppm < found.value_ppm < found.lower_ppm
+    assert real.value_ppm <= found.value_ppm
+    assert found.source is AccuracySource.ESTIMATED
+    with pytest.raises(ArtifactError, match="too few"):
+        estimated_mae(own.value_ppm, reference[:10], variant[:10])
+
+
+def test_an_error_that_no_manifest_can_hold_is_refused() -> None:
+    with pytest.raises(ArtifactError, match="scaled"):
+        measured(np.full((2, 1), 7.0), np.zeros(2), AccuracyMetric.MAE, REFERENCE)
+    with pytest.raises(ArtifactError, match="scaled"):
+        measured(np.full((2, 1), np.nan), np.zeros(2), AccuracyMetric.MAE, REFERENCE)
+
+
+@pytest.mark.parametrize("metric", [AccuracyMetric.TOP1, AccuracyMetric.F1])
+def test_classes_are_whole_numbers(metric: AccuracyMetric) -> None:
+    with pytest.raises(ArtifactError, match="one whole number per row"):
+        measured(REFERENCE, np.zeros(4), metric, REFERENCE)
+
+
+def test_f1_is_not_guessed() -> None:
+    drop = Drop(mean=0, upper=0, agreement=1, samples=2_000)
+    with pytest.raises(ManifestError, match="validation/label"):
+        estimated(900_000, drop, AccuracyMetric.F1)
 
 
 @given(st.integers(1, 5_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))

@@ -49,8 +49,11 @@ def test_a_row_in_both_parts_is_refused(tmp_path: Path) -> None:
         ({"other": ROWS}, "lacks validation/x"),
         ({"validation__x": ROWS.astype(np.float32)}, "the model takes uint8"),
         ({"validation__x": ROWS[:, :1]}, "the model takes uint8"),
-        ({"validation__x": ROWS, "validation__label": ROWS[:2, 0]}, "one whole number per row"),
-        ({"validation__x": ROWS, "validation__label": np.zeros(4)}, "one whole number per row"),
+        ({"validation__x": ROWS, "validation__label": ROWS[:2, 0]}, "one for each row"),
+        (
+            {"validation__x": ROWS, "validation__label": np.zeros(4, dtype=np.bool_)},
+            "must be numbers",
+        ),
     ],
 )
 def test_a_set_that_does_not_fit_the_model_is_refused(

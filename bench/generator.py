@@ -1,0 +1,253 @@
+"""What the generator finds for EfficientNet-Lite0 with no hint: the fastest variant that loses little.
+
+    python examples/photo-tags/make_models.py
+    make bench-generator, or python bench/generator.py [--rounds 7] [--runs 15] [--out …]
+
+Everything that this machine can make of the trained network is asked for: every precision and every
+backend. Each variant's expected drop is measured on at least 1,000 crops, none of which was used for
+calibration, and each is profiled on one core at a batch of one, as for any Model. Chosen is, by these
+figures alone, the fastest whose drop has an upper 95 % bound of at most 0.01. Then the chosen one and
+the network itself, called eagerly by PyTorch in fp32 on the same core, take turns, so that a slow spell
+of the machine falls on both; figures are medians over rounds of each round's median, with their range.
+"""
+
+import argparse
+import gc
+import os
+import runpy
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from rich.table import Table
+from safetensors import safe_open
+
+from isochrone.catalog import (
+    AccuracyMetric,
+    AccuracySource,
+    BackendName,
+    Datatype,
+    Precision,
+    TensorSpec,
+    Variant,
+)
+from isochrone.errors import SetupError
+from isochrone.fleet import Engine, Pool, Vendor
+from isochrone.ids import PoolId
+from isochrone.units import MILLISECOND, ONE_PPM
+from isochrone_builder.build import build_model
+from isochrone_builder.profile import profile_variants
+from isochrone_builder.request import ArchitectureRequest, BuildRequest, ProfileBudget, Progress
+from isochrone_cli.machine import look
+from isochrone_executor.artifacts import read_manifest
+from isochrone_executor.backends.registry import open_backend
+from publishing import RESULTS, publish, summary
+
+MODELS: Final = Path("build/photo-tags")
+MAKER: Final = Path("examples/photo-tags/make_models.py")
+NAME: Final = "efficientnet-lite0"
+SIDE: Final = 260
+DROP_MAX_PPM: Final = 10_000
+SAMPLES_MIN: Final = 1_000
+SPEEDUP_MIN: Final = 8.0
+WARM_UP_RUNS: Final = 3
+DECLARED_PPM: Final = 751_000
+"""What the network's authors state."""
+PACKAGES: Final = ("nncf", "onnx", "onnxruntime", "openvino", "torch")
+BACKENDS: Final = tuple(
+    it for it in BackendName if it not in (BackendName.SYNTHETIC, BackendName.CUDA_GRAPH)
+)
+"""All that run on a CPU and are made from something."""
+
+
+def pool() -> Pool:
+    """Return a pool whose accelerators are single cores of this machine."""
+    return Pool(
+        id=PoolId("one-core"),
+        vendor=Vendor.CPU,
+        product="",
+        memory_bytes=4 << 30,
+        cores=1,
+        accelerators_per_node=1,
+        node_price_uph=0,
+        nodes_min=0,
+        nodes_max=1,
+        engine=Engine.LOCAL,
+    )
+
+
+def request() -> BuildRequest:
+    """Return the request for everything that can be made."""
+    return BuildRequest(
+        namespace="bench",
+        name="tags",
+        task="image-classification",
+        metric=AccuracyMetric.TOP1,
+        inputs=(TensorSpec(name="image", datatype=Datatype.UINT8, shape=(-1, SIDE, SIDE, 3)),),
+        outputs=(TensorSpec(name="scores", datatype=Datatype.FP32, shape=(-1, 1000)),),
+        validation_uri=f"file:{MODELS / 'crops.safetensors'}",
+        architectures=(
+            ArchitectureRequest(
+                name=NAME,
+                uri=f"file:{MODELS / 'efficientnet_lite0.pt2'}",
+                format="torch-export",
+                sha256=None,
+                accuracy_ppm=DECLARED_PPM,
+            ),
+        ),
+        precisions=tuple(Precision),
+        backends=BACKENDS,
+        batch_sizes=(1,),
+    )
+
+
+def chosen(variants: list[tuple[Variant, int]]) -> Variant:
+    """Return the fastest of ``variants`` (with their p50 in ns) whose drop is surely small enough."""
+    fit = [(p50_ns, it.id, it) for it, p50_ns in variants if drop_upper_ppm(it) <= DROP_MAX_PPM]
+    return min(fit, key=lambda it: it[:2])[2]
+
+
+def drop_upper_ppm(variant: Variant) -> int:
+    """Return the upper bound of what ``variant`` loses; 0 for the original itself."""
+    if variant.accuracy.source is AccuracySource.DECLARED:
+        return 0
+    assert variant.accuracy.samples >= SAMPLES_MIN
+    return DECLARED_PPM - variant.accuracy.lower_ppm
+
+
+def compare(
+    store: Path, variant: Variant, *, rounds: int, runs: int
+) -> tuple[list[float], list[float]]:
+    """Return the medians in ms of ``rounds`` rounds: of PyTorch's eager network, and of ``variant``."""
+    with safe_open(MODELS / "crops.safetensors", "np") as crops:
+        image: np.ndarray[Any, Any] = crops.get_slice("validation/image")[:1]
+    network = runpy.run_path(str(MAKER))["load_tagger"](0)
+    given = torch.from_numpy(image.copy())
+    manifest, directory = read_manifest(store, variant.artifact.sha256)
+    loaded = open_backend(manifest.backend).load(manifest, directory, threads=1, batch_sizes=(1,))
+    loaded.inputs(1)[0][:] = image.tobytes()
+
+    def eager() -> None:
+        with torch.inference_mode():
+            network(given)
+
+    calls: tuple[Callable[[], None], ...] = (eager, lambda: loaded.run(1))
+    seen: tuple[list[float], list[float]] = ([], [])
+    for call in calls:
+        for _ in range(WARM_UP_RUNS):
+            call()
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    for turn in range(rounds):
+        for place in (0, 1) if turn % 2 else (1, 0):
+            seen[place].append(_median_ms(calls[place], runs))
+    return seen
+
+
+def main(arguments: list[str]) -> int:
+    """Build, profile, choose, compare, and write the figures down."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--runs", type=int, default=15)
+    parser.add_argument("--out", type=Path, default=RESULTS / "generator.json")
+    options = parser.parse_args(arguments)
+    if not (MODELS / "crops.safetensors").exists():
+        message = f"{MODELS}: no models; run python {MAKER}"
+        raise SetupError(message)
+    cores = sorted(os.sched_getaffinity(0))
+    with tempfile.TemporaryDirectory() as name:
+        store = Path(name)
+        began = time.monotonic()
+        report = build_model(request(), store, _tell, threads=len(cores))
+        built_s = time.monotonic() - began
+        profiles = profile_variants(
+            report.variants, pool(), cores[-1:], store, _tell, ProfileBudget()
+        )
+        timed = [
+            (it, profile.batches[0].p50_ns)
+            for it, profile in zip(report.variants, profiles, strict=True)
+        ]
+        best = chosen(timed)
+        os.sched_setaffinity(0, cores[-1:])
+        torch.set_num_threads(1)
+        eager, ours = compare(store, best, rounds=options.rounds, runs=options.runs)
+    speedups = [one / two for one, two in zip(eager, ours, strict=True)]
+    result: dict[str, Any] = {
+        "model": NAME,
+        "batch_size": 1,
+        "cores": 1,
+        "rounds": options.rounds,
+        "runs_per_round": options.runs,
+        "machine": asdict(look()),
+        "versions": {package: version(package) for package in PACKAGES},
+        "build_s": built_s,
+        "drop_upper_max": DROP_MAX_PPM / ONE_PPM,
+        "variants": [_row(it, p50_ns) for it, p50_ns in timed],
+        "not_made": {it.name: it.reason for it in report.failures},
+        "chosen": best.id,
+        "eager_fp32_ms": summary(eager),
+        "chosen_ms": summary(ours),
+        "speedup": summary(speedups),
+        "speedup_wanted": SPEEDUP_MIN,
+    }
+    publish(result, [_table(timed, best, statistics.median(speedups))], options.out)
+    return 0
+
+
+def _row(variant: Variant, p50_ns: int) -> dict[str, Any]:
+    accuracy = variant.accuracy
+    return {
+        "backend": variant.backend.value,
+        "precision": variant.precision.value,
+        "p50_ms": p50_ns / MILLISECOND,
+        "drop_upper": drop_upper_ppm(variant) / ONE_PPM,
+        "drop": (DECLARED_PPM - accuracy.value_ppm) / ONE_PPM,
+        "agreement": None if accuracy.agreement_ppm is None else accuracy.agreement_ppm / ONE_PPM,
+        "samples": accuracy.samples,
+        "source": accuracy.source.value,
+    }
+
+
+def _table(timed: list[tuple[Variant, int]], best: Variant, speedup: float) -> Table:
+    table = Table(title=f"EfficientNet-Lite0, one core: chosen is {speedup:.1f} × eager fp32")
+    for heading in ("backend", "precision", "p50 ms", "drop", "upper 95 %", "agrees", ""):
+        table.add_column(heading, justify="right")
+    for variant, p50_ns in sorted(timed, key=lambda it: it[1]):
+        row = _row(variant, p50_ns)
+        agrees = "" if row["agreement"] is None else f"{row['agreement']:.3f}"
+        table.add_row(
+            row["backend"],
+            row["precision"],
+            f"{row['p50_ms']:.2f}",
+            f"{row['drop']:.4f}",
+            f"{row['drop_upper']:.4f}",
+            agrees,
+            "chosen" if variant is best else "",
+        )
+    return table
+
+
+def _median_ms(call: Callable[[], None], runs: int) -> float:
+    taken = []
+    for _ in range(runs):
+        began = time.perf_counter_ns()
+        call()
+        taken.append(time.perf_counter_ns() - began)
+    return statistics.median(taken) / MILLISECOND
+
+
+def _tell(progress: Progress) -> None:
+    print(f"  {progress.done}/{progress.total} {progress.step} {progress.subject}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
