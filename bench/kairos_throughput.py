@@ -30,12 +30,12 @@ from isochrone.simulation.baselines.per_instance import PerInstance
 from isochrone.simulation.baselines.threshold import Threshold
 from isochrone.simulation.baselines.worlds import TableService
 from isochrone.simulation.driver import Decider, drive
-from isochrone.units import MICROSECOND
 from isochrone_cli import console
 from kairos_figures import draw_bars, tables
 from kairos_profiles import G4DN, TARGETS_MS, TYPES
 from kairos_world import (
     ARRIVALS_CV,
+    LINK_OVERHEAD_NS,
     Draw,
     Pool,
     bound_rps,
@@ -61,7 +61,7 @@ POOLS: Final[dict[str, tuple[Pool, ...]]] = {
     "mtwnd": ((2, 0, 9, 0),),
     "dien": ((2, 0, 9, 0),),
 }
-SIMULATED_LINK: Final = Settings(reply_overhead_ns=200 * MICROSECOND)
+SIMULATED_LINK: Final = Settings(reply_overhead_ns=LINK_OVERHEAD_NS)
 """The simulated link takes 50 µs each way; the default leaves room for a real gateway's replies."""
 
 THRESHOLDS: Final = (0.5, 0.75, 1.0)

@@ -1,6 +1,6 @@
 """KAIROS's experiments as simulated worlds: queries, arrivals, pools, and the bound on throughput.
 
-Called by ``kairos_throughput``. Source: Li et al., "KAIROS" (HPDC 2023), sections 5 to 8, and its
+Called by ``kairos_throughput`` and ``kairos_pools``. Source: Li et al., "KAIROS" (HPDC 2023), sections 5 to 8, and its
 released code. A query is a batch of random size; a pool is a count per instance type.
 
 Its arrivals are drawn as whole Poisson-distributed milliseconds, which is no Poisson process: at
@@ -9,6 +9,7 @@ Gamma gaps with that variation ("as published"), or exponential ones ("Poisson")
 """
 
 from dataclasses import dataclass
+from functools import cache
 from math import log
 from typing import Final
 
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isochrone.ids import PoolId
+from isochrone.planning.mixed import Kind, MixedProblem, estimates_rps
 from isochrone.scheduling.settings import Settings
 from isochrone.simulation.arrivals import Gamma, draw, generator
 from isochrone.simulation.baselines.worlds import (
@@ -26,12 +28,20 @@ from isochrone.simulation.baselines.worlds import (
 )
 from isochrone.simulation.noise import Noise
 from isochrone.simulation.world import Arrival, World
-from isochrone.units import GIB, MILLISECOND, SECOND
-from kairos_profiles import CURVES, G4DN, STEP, TARGETS_MS, TYPES
+from isochrone.units import DOLLAR_UPH, GIB, MICROSECOND, MILLISECOND, SECOND
+from kairos_profiles import CURVES, STEP, TARGETS_MS, TYPES
 
 LARGEST: Final = 1000
 SAMPLES: Final = 200_000
 """Draws behind the figures of the bound."""
+
+OFFERED: Final = ((526_000, 5), (432_000, 6), (149_000, 17), (166_400, 15))
+"""Of each of ``TYPES``: its price per hour (micro-dollars), and how many there may be."""
+
+BUDGET_UPH: Final = 5 * DOLLAR_UPH // 2
+
+LINK_OVERHEAD_NS: Final = 200 * MICROSECOND
+"""The simulated link takes 50 µs each way, and a reply a little more."""
 
 NORMAL_P99: Final = 2.326
 """The 99 % quantile of the normal distribution, in standard deviations."""
@@ -139,38 +149,33 @@ def kairos_world(service: TableService, pool: Pool, queries: Draw, rate_rps: flo
     )
 
 
-def bound_rps(model: str, pool: Pool) -> float:
-    """Return KAIROS's upper bound on the throughput of ``pool`` (section 5.2), without waiting.
-
-    Base instances serve everything, auxiliaries what they can within the target; f is the share of
-    queries of at most s* rows, the largest that any auxiliary serves, and τ the share of a base
-    instance's time that they would take.
-    """
+@cache
+def mixed_problem(model: str) -> MixedProblem:
+    """Return the choice of a pool for ``model``: the published types, most of each, and budget."""
     rows = batch_sizes(generator(0, "kairos", "bound"), SAMPLES)
-    base_count, auxiliaries = (
-        pool[0],
-        [(name, count) for name, count in zip(TYPES[1:], pool[1:], strict=True) if count],
+    sizes = tuple(range(STEP, LARGEST + 1, STEP))
+    shares = np.bincount(-(-rows // STEP) - 1, minlength=len(sizes)) / len(rows)
+    return MixedProblem(
+        sizes=sizes,
+        shares=tuple(shares.tolist()),
+        kinds=tuple(
+            Kind(
+                pool=pool,
+                price_uph=price_uph,
+                count_max=count_max,
+                mean_ns=tuple(curve.mean_ns(size) for size in sizes),
+                p99_ratio=curve.p99_ratio,
+            )
+            for pool, (price_uph, count_max) in zip(TYPES, OFFERED, strict=True)
+            for curve in [CURVES[model, pool]]
+        ),
+        target_ns=TARGETS_MS[model] * MILLISECOND,
+        percentile_ppm=990_000,
+        budget_uph=BUDGET_UPH,
+        overhead_ns=LINK_OVERHEAD_NS,
     )
-    on_base = _times(model, G4DN, rows)
-    base_rps = SECOND / on_base.mean()
-    if not auxiliaries:
-        return float(base_count * base_rps)
-    fits = rows <= max(largest_within(model, name) for name, _ in auxiliaries)
-    share = fits.mean()
-    time_share = on_base[fits].sum() / on_base.sum()
-    large_rps = base_rps * (1 - share) / (1 - time_share)
-    small_rps = sum(
-        count * SECOND / _times(model, name, rows[rows <= largest_within(model, name)]).mean()
-        for name, count in auxiliaries
-    )
-    needed = small_rps / share - small_rps
-    if needed >= base_count * large_rps:
-        return float(base_count * large_rps / (1 - share))
-    idle = 1 - needed / (base_count * large_rps)
-    return float(small_rps / share + base_count * base_rps * idle)
 
 
-def _times(model: str, pool: PoolId, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-    curve = CURVES[model, pool]
-    table = [0, *(curve.mean_ns(step * STEP) for step in range(1, LARGEST // STEP + 1))]
-    return np.asarray(table, dtype=np.float64)[-(-rows // STEP)]
+def bound_rps(model: str, pool: Pool) -> float:
+    """Return what KAIROS calls the upper bound of the throughput of ``pool``, without waiting."""
+    return float(estimates_rps(mixed_problem(model), np.array([pool]))[0])

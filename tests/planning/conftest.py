@@ -3,7 +3,6 @@
 Tests receive this module as the fixture ``world``.
 """
 
-import random
 import sys
 from types import ModuleType
 from typing import TypedDict, Unpack
@@ -34,6 +33,7 @@ from isochrone.demand import (
 )
 from isochrone.fleet import Engine, Fleet, Host, Pool, Vendor
 from isochrone.ids import HostId, ModelId, Namespace, PoolId, ServiceId, VariantId
+from isochrone.planning.generated import Shape, generated
 from isochrone.planning.problem import PlannerSettings, Problem
 from isochrone.units import DOLLAR_UPH, GIB, MIB, MILLISECOND
 
@@ -148,6 +148,8 @@ class ServiceFields(TypedDict, total=False):
     rows: int
     namespace: str
     suspended: bool
+    overload: OverloadPolicy
+    degraded: float
 
 
 def service(name: str, **fields: Unpack[ServiceFields]) -> Service:
@@ -173,7 +175,8 @@ def service(name: str, **fields: Unpack[ServiceFields]) -> Service:
         created_at=fields.get("created", "2026-01-01T00:00:00Z"),
         isolation=fields.get("isolation", Isolation.SHARED),
         pools=None if pools is None else tuple(PoolId(one) for one in pools),
-        overload=OverloadPolicy.REJECT,
+        overload=fields.get("overload", OverloadPolicy.REJECT),
+        degraded_floor_ppm=round(fields["degraded"] * 1_000_000) if "degraded" in fields else None,
         suspended=fields.get("suspended", False),
     )
 
@@ -215,57 +218,12 @@ def large(
     nodes: int = 12,
 ) -> Problem:
     """Return a generated problem: every service has a model of its own, profiled everywhere."""
-    draw = random.Random(seed)
-    speeds = [draw.uniform(0.6, 6.0) for _ in range(pools)]
-    fleet = [
-        pool(
-            f"pool-{index}",
-            price=round(
-                0.08 * speed**0.85 * draw.uniform(0.9, 1.1) * (per := draw.choice([1, 2, 4])), 3
-            ),
-            nodes=nodes,
-            per_node=per,
-            memory=16 * GIB,
-        )
-        for index, speed in enumerate(speeds)
-    ]
-    catalog: list[Variant] = []
-    asked: list[Service] = []
-    for index in range(services):
-        model = f"ns-{index % namespaces}/model-{index}"
-        base_ms = draw.uniform(3, 30)
-        accuracies: list[float] = []
-        for number in range(variants):
-            scale = draw.uniform(0.3, 3.0)
-            accuracy = round(0.66 + 0.05 * scale + draw.uniform(-0.04, 0.04), 4)
-            accuracies.append(accuracy)
-            saving = draw.uniform(0.4, 0.95)
-            measured = tuple(
-                profile(
-                    one.id,
-                    tuple(
-                        batch(size, base_ms * scale / speed * size**saving, draw.uniform(1.05, 1.4))
-                        for size in (1, 2, 4, 8)
-                    ),
-                    weights=draw.randint(10, 400) * MIB,
-                )
-                for one, speed in zip(fleet, speeds, strict=True)
-            )
-            catalog.append(variant(f"m{index:02}-v{number:02}", accuracy, measured, model=model))
-        asked.append(
-            service(
-                f"service-{index:02}",
-                target_ms=draw.choice([50, 100, 200]),
-                floor=sorted(accuracies)[int(variants * draw.uniform(0.1, 0.8))],
-                rate=draw.choice([5, 20, 50, 120]),
-                burst=draw.choice([0, 2, 5]),
-                percentile=draw.choice([95, 99, 99.9]),
-                budget=draw.choice([None, 2.0, 4.0]),
-                priority=draw.randint(0, 2),
-                isolation=isolation,
-                model=model,
-                namespace=f"ns-{index % namespaces}",
-            )
-        )
-    ceilings = {f"ns-{index}": 12.0 for index in range(namespaces)}
-    return problem(catalog, fleet, asked, budgets=ceilings)
+    shape = Shape(
+        services=services,
+        variants=variants,
+        pools=pools,
+        namespaces=namespaces,
+        isolation=isolation,
+        nodes_max=nodes,
+    )
+    return generated(shape, seed=seed)

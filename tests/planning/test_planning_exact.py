@@ -16,10 +16,12 @@ from isochrone.demand import Isolation
 from isochrone.plan import Plan
 from isochrone.planning import exact, greedy, plan, violations
 from isochrone.planning.assembly import assemble
+from isochrone.planning.board import Board
 from isochrone.planning.candidates import ServiceOptions
 from isochrone.planning.options import tables
 from isochrone.planning.problem import Problem, serving_order
 from isochrone.planning.selection import Choice, Selection, bill_uph, changes, usage
+from isochrone.planning.variation import added, fits, removed
 
 REPLICAS_MAX = 2
 
@@ -169,17 +171,59 @@ def test_deleting_a_service_never_raises_the_bill(world: ModuleType, data: st.Da
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_fifty_services_on_eight_pools_are_planned_far_below_the_greedy_bill(
+def test_fifty_services_on_eight_pools_are_planned_to_the_proven_bill(
     world: ModuleType, seed: int
 ) -> None:
-    problem = world.large(seed)
+    problem = world.large(seed, nodes=60)
     options = tables(problem, problem.demand.services)
     start = greedy.solve(problem, options)
-    found = exact.solve(problem, options, start)
-    assert found is not None
-    assert len(found.choices) == 50
+    found, least_uph = exact.cheapest(problem, options, start)
+    assert len(start.choices) == len(found.choices) == 50
+    assert violations(problem, written(problem, start)) == ()
     assert violations(problem, written(problem, found)) == ()
-    assert bill_uph(problem, found) < 0.9 * bill_uph(problem, start)
+    assert bill_uph(problem, found) == least_uph
+    assert least_uph <= bill_uph(problem, start) <= 1.5 * least_uph
+
+
+def test_the_proven_bound_is_below_the_exact_bill_of_shared_groups(world: ModuleType) -> None:
+    problem = world.large(
+        2, services=5, variants=3, pools=2, namespaces=2, isolation=Isolation.SHARED
+    )
+    options = tables(problem, problem.demand.services)
+    start = greedy.solve(problem, options)
+    found, least_uph = exact.cheapest(problem, options, start)
+    assert bill_uph(problem, start) >= bill_uph(problem, found) >= least_uph > 0
+
+
+@LAWS
+@given(data=st.data())
+def test_a_board_agrees_with_the_selection_that_it_stands_for(
+    world: ModuleType, data: st.DataObject
+) -> None:
+    problem = data.draw(small_problems(world))
+    options = tables(problem, problem.demand.services)
+    selection = greedy.solve(problem, options)
+    board = Board(problem, selection)
+    assert board.selection() == selection
+    assert board.bill_uph == bill_uph(problem, selection)
+    for choice in selection.choices:
+        service = choice.candidate.service
+        board.remove(service)
+        assert board.selection() == removed(problem, selection, service)
+        table = next(it for it in options if it.service.id == service)
+        for one in table.candidates:
+            for shared in (False, True):
+                step = board.tried(one, shared=shared)
+                value = added(problem, removed(problem, selection, service), one, shared=shared)
+                if value is not None and not fits(problem, value):
+                    value = None
+                assert (step is None) == (value is None)
+                if step is not None and value is not None:
+                    assert board.bill_uph + step.bill_uph == bill_uph(problem, value)
+        again = board.tried(choice.candidate, shared=choice.shared)
+        assert again is not None
+        board.add(again)
+    assert board.bill_uph == bill_uph(problem, selection)
 
 
 def test_sharing_makes_a_group_of_several_services(world: ModuleType) -> None:

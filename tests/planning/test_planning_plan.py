@@ -22,6 +22,7 @@ from isochrone.planning import (
 )
 from isochrone.planning.assembly import NAME_MAX, group_names
 from isochrone.planning.problem import serving_order
+from isochrone.planning.shadow import PAIRS_MAX, affordable
 from isochrone.units import DOLLAR_UPH, GIB
 
 DEDICATED = Isolation.DEDICATED
@@ -327,8 +328,43 @@ def test_an_explanation_names_what_ruled_the_others_out(world: ModuleType) -> No
     reasons = {option.variant: option.ruled_out_by for option in told.runners_up}
     assert reasons["photos/costly"] == "costs $0.09/h more in whole nodes"
     assert reasons["photos/crude"] == "accuracy 0.751 is below the floor 0.765"
-    assert reasons["photos/exact"].startswith("misses 60ms: p99 would be 7")
+    assert reasons["photos/exact"].startswith("misses 60ms: p99 would be 8")
     assert told.binding == ("accuracyFloor", "latency")
+
+
+def test_a_shadow_price_is_what_the_plan_under_the_looser_promise_saves(
+    world: ModuleType,
+) -> None:
+    variants = [
+        world.variant(
+            "a",
+            0.80,
+            (
+                world.profile("cheap", (world.batch(1, 41),)),
+                world.profile("dear", (world.batch(1, 5),)),
+            ),
+        ),
+        world.variant("b", 0.795, (world.profile("cheap", (world.batch(1, 5),)),)),
+    ]
+    pools = [world.pool("cheap", price=0.1), world.pool("dear", price=0.5)]
+
+    def planned(target_ms: float, floor: float) -> Plan:
+        asked = world.service("a", target_ms=target_ms, floor=floor, rate=0.1)
+        return plan(world.problem(variants, pools, [asked]))
+
+    tight = planned(49, 0.80)
+    told = {it.change: it.saving_uph for it in explanation(tight, "a").shadow_prices}
+    assert told == {
+        "4ms more (target 53ms)": tight.cost_uph - planned(53, 0.80).cost_uph,
+        "an accuracy floor of 0.790": tight.cost_uph - planned(49, 0.79).cost_uph,
+    }
+    assert set(told.values()) == {400_000}
+    assert explanation(planned(53, 0.80), "a").shadow_prices == ()
+
+
+def test_shadow_prices_of_a_large_plan_are_bounded(world: ModuleType) -> None:
+    problem = world.large(1, services=50, variants=40, pools=8)
+    assert 0 < len(affordable(problem, problem.demand.services)) * 40 * 8 <= PAIRS_MAX
 
 
 @pytest.mark.parametrize(

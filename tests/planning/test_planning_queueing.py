@@ -15,13 +15,10 @@ from isochrone.planning.attainment import (
     capacity_rps,
     execution,
     execution_quantile_ns,
-    member,
     predicted_ns,
+    refused_of_bursts_ppb,
     replicas_needed,
-    shared_holds,
-    shared_level,
-    shared_predicted_ns,
-    shared_replicas_needed,
+    unloaded_ns,
 )
 from isochrone.planning.problem import PlannerSettings
 from isochrone.planning.queueing import (
@@ -33,9 +30,17 @@ from isochrone.planning.queueing import (
     patience_needed,
     utilization_allowed,
 )
+from isochrone.planning.sharing import (
+    member,
+    shared_holds,
+    shared_level,
+    shared_predicted_ns,
+    shared_replicas_needed,
+)
 from isochrone.units import MILLISECOND, SECOND
 
-SETTINGS = PlannerSettings(overhead_ns=0, utilization_max_ppm=960_000)
+IDEAL = PlannerSettings(overhead_ns=0, utilization_max_ppm=960_000, margin_z=0.0, speed_bias=0.0)
+"""Of a scheduler that knows every execution's distribution, and leaves no room for error."""
 ARRIVALS = 60_000
 
 
@@ -125,7 +130,7 @@ def test_one_lane_carries_the_capacity_and_at_most_five_percent_more(
     service = world.service("a", target_ms=target_ms, percentile=percentile)
     target_ns = service.objectives.latency_ns
     figures = execution(batch, service.load, service.objectives.percentile_ppm)
-    rate = capacity_rps(figures, latency_ns=target_ns, replicas=1, settings=SETTINGS)
+    rate = capacity_rps(figures, latency_ns=target_ns, replicas=1, settings=IDEAL)
     kept = lanes_attainment(batch, rate, 1, target_ns, random.Random(3))
     beyond = lanes_attainment(batch, rate * 1.06, 1, target_ns, random.Random(3))
     assert kept >= percentile / 100 - 0.0005
@@ -141,7 +146,7 @@ def test_several_lanes_carry_their_capacity(
     service = world.service("a", target_ms=target_ms)
     target_ns = service.objectives.latency_ns
     figures = execution(batch, service.load, service.objectives.percentile_ppm)
-    rate = capacity_rps(figures, latency_ns=target_ns, replicas=lanes, settings=SETTINGS)
+    rate = capacity_rps(figures, latency_ns=target_ns, replicas=lanes, settings=IDEAL)
     assert lanes_attainment(batch, rate, lanes, target_ns, random.Random(5)) >= 0.99 - 0.0005
 
 
@@ -153,7 +158,7 @@ def test_a_lane_that_batches_carries_its_capacity(
     service = world.service("a", target_ms=target_ms)
     target_ns = service.objectives.latency_ns
     figures = execution(batch, service.load, service.objectives.percentile_ppm)
-    rate = capacity_rps(figures, latency_ns=target_ns, replicas=1, settings=SETTINGS)
+    rate = capacity_rps(figures, latency_ns=target_ns, replicas=1, settings=IDEAL)
     assert rate > 0
     assert batching_attainment(batch, rate, target_ns, random.Random(5)) >= 0.99
 
@@ -167,13 +172,13 @@ def test_a_shared_lane_keeps_every_members_promise(world: ModuleType) -> None:
     members = tuple(
         member(
             execution(batch, service.load, 990_000),
+            load=service.load,
             objectives=service.objectives,
-            rate_rps=service.load.peak_rate_rps,
-            settings=SETTINGS,
+            settings=IDEAL,
         )
         for batch, service in services.values()
     )
-    assert shared_replicas_needed(members, 4, SETTINGS) == 1
+    assert shared_replicas_needed(members, 4, IDEAL) == 1
     draw, now, free = random.Random(11), 0.0, 0.0
     total = sum(rate for *_, rate in asked)
     arrived, on_time = dict.fromkeys(services, 0), dict.fromkeys(services, 0)
@@ -243,7 +248,7 @@ def test_capacity_falls_with_target_burst_and_percentile_and_grows_with_workers(
         service = world.service("a", target_ms=target, burst=at_once, percentile=strict)
         figures = execution(batch, service.load, service.objectives.percentile_ppm)
         target_ns = service.objectives.latency_ns
-        return capacity_rps(figures, latency_ns=target_ns, replicas=workers, settings=SETTINGS)
+        return capacity_rps(figures, latency_ns=target_ns, replicas=workers, settings=IDEAL)
 
     base = capacity()
     slack = 1 + 1e-9
@@ -267,16 +272,16 @@ def test_the_fewest_workers_hold_and_one_less_does_not(
     service = world.service("a", target_ms=target_ms, rate=rate)
     target_ns = service.objectives.latency_ns
     figures = execution(world.batch(size, p50_ms, tail), service.load, 990_000)
-    workers = replicas_needed(figures, latency_ns=target_ns, rate_rps=rate, settings=SETTINGS)
+    workers = replicas_needed(figures, latency_ns=target_ns, rate_rps=rate, settings=IDEAL)
     if workers is None:
         return
-    now = predicted_ns(figures, rate_rps=rate, replicas=workers, settings=SETTINGS)
+    now = predicted_ns(figures, rate_rps=rate, replicas=workers, settings=IDEAL)
     assert now is not None
     assert now <= target_ns
-    capacity = capacity_rps(figures, latency_ns=target_ns, replicas=workers, settings=SETTINGS)
+    capacity = capacity_rps(figures, latency_ns=target_ns, replicas=workers, settings=IDEAL)
     assert capacity >= rate * (1 - 1e-6)
     if workers > 1:
-        fewer = predicted_ns(figures, rate_rps=rate, replicas=workers - 1, settings=SETTINGS)
+        fewer = predicted_ns(figures, rate_rps=rate, replicas=workers - 1, settings=IDEAL)
         assert fewer is None or fewer > target_ns
 
 
@@ -285,26 +290,66 @@ def test_the_fewest_workers_hold_and_one_less_does_not(
 def test_a_group_with_a_member_less_holds_on_as_many_workers(
     world: ModuleType, ms: list[float], rate: float
 ) -> None:
+    service = world.service("a", target_ms=80, rate=rate)
+    executed = [execution(world.batch(1, one), service.load, 990_000) for one in ms]
     members = tuple(
-        member(
-            execution(world.batch(1, one), world.service("a").load, 990_000),
-            objectives=world.service("a", target_ms=80).objectives,
-            rate_rps=rate,
-            settings=SETTINGS,
-        )
-        for one in ms
+        member(one, load=service.load, objectives=service.objectives, settings=IDEAL)
+        for one in executed
     )
-    workers = shared_replicas_needed(members, 16, SETTINGS)
+    workers = shared_replicas_needed(members, 16, IDEAL)
     if workers is not None:
-        fewer = shared_replicas_needed(members[1:], 16, SETTINGS)
+        fewer = shared_replicas_needed(members[1:], 16, IDEAL)
         assert fewer is not None
         assert fewer <= workers
-        level = shared_level(members, workers, SETTINGS)
+        level = shared_level(members, workers, IDEAL)
         assert level is not None
         assert shared_holds(members, workers, level)
-        latency_ns = shared_predicted_ns(members, members[0], workers, level)
+        latency_ns = shared_predicted_ns(
+            members, members[0], executed[0], replicas=workers, level=level, settings=IDEAL
+        )
         assert latency_ns is not None
         assert latency_ns <= 80 * MILLISECOND
+
+
+@given(tail=st.floats(1, 2.5), target_ms=st.floats(15, 300), z=st.floats(0, 4))
+@settings(deadline=None)
+def test_the_patience_of_a_member_is_what_its_prediction_leaves(
+    world: ModuleType, tail: float, target_ms: float, z: float
+) -> None:
+    noisy = PlannerSettings(overhead_ns=0, margin_z=z)
+    service = world.service("a", target_ms=target_ms)
+    figures = execution(world.batch(1, 10, tail), service.load, 990_000)
+    one = member(figures, load=service.load, objectives=service.objectives, settings=noisy)
+    if one.patience_us < 0:
+        assert unloaded_ns(figures, noisy) > service.objectives.latency_ns
+        return
+    lone = replace(one, unit_us=0, partial_us=0, surge_us=one.patience_us)
+    latency_ns = shared_predicted_ns((lone,), lone, figures, replicas=1, level=0, settings=noisy)
+    assert latency_ns is not None
+    assert latency_ns <= service.objectives.latency_ns + 1
+    beyond = replace(lone, surge_us=one.patience_us + 10)
+    later_ns = shared_predicted_ns((beyond,), beyond, figures, replicas=1, level=0, settings=noisy)
+    assert later_ns is not None
+    assert later_ns > service.objectives.latency_ns
+
+
+def test_noise_and_bursts_take_capacity_away(world: ModuleType) -> None:
+    def capacity(tail: float, burst: int) -> float:
+        service = world.service("a", target_ms=60, burst=burst, percentile=99.9)
+        figures = execution(world.batch(1, 10, tail), service.load, 999_000)
+        target_ns = service.objectives.latency_ns
+        return capacity_rps(figures, latency_ns=target_ns, replicas=1, settings=PlannerSettings())
+
+    assert capacity(1.0, 0) > capacity(1.1, 0) > capacity(1.3, 0)
+    assert capacity(1.0, 0) > capacity(1.0, 2) > capacity(1.0, 4)
+
+
+def test_a_rare_burst_may_be_refused_at_most_every_other_time(world: ModuleType) -> None:
+    rare = world.service("a", rate=1000, burst=1).load
+    often = world.service("a", rate=1, burst=10).load
+    assert refused_of_bursts_ppb(rare, 45_000_000) == 500_000_000
+    assert 900_000 <= refused_of_bursts_ppb(often, 900_000) < 45_000_000
+    assert refused_of_bursts_ppb(world.service("a", burst=0).load, 900_000) == 900_000
 
 
 def test_execution_quantiles_pass_through_the_measured_ones(world: ModuleType) -> None:

@@ -10,16 +10,12 @@ from isochrone.catalog import ImageFamily
 from isochrone.demand import Isolation, Service
 from isochrone.ids import GroupId, Namespace, PoolId, ServiceId, split_qualified
 from isochrone.plan import Group, Route, ServicePlan
-from isochrone.planning.attainment import (
-    capacity_rps,
-    predicted_ns,
-    shared_capacity_rps,
-    shared_level,
-    shared_predicted_ns,
-)
+from isochrone.planning.attainment import capacity_rps, predicted_ns
 from isochrone.planning.candidates import Candidate
+from isochrone.planning.degrading import with_degraded_routes
 from isochrone.planning.problem import Problem
 from isochrone.planning.selection import Choice, Selection, choice_cost_uph, shared_members
+from isochrone.planning.sharing import shared_capacity_rps, shared_level, shared_predicted_ns
 from isochrone.units import ONE_PPM, SECOND
 
 NAME_MAX: Final = 63
@@ -98,7 +94,8 @@ def assemble(
         for choice in selection.choices
     ]
     planned += [_suspended(service) for service in problem.demand.services if service.suspended]
-    return (
+    return with_degraded_routes(
+        problem,
         tuple(sorted(groups, key=lambda group: group.id)),
         tuple(sorted(planned, key=lambda plan: plan.service)),
     )
@@ -135,6 +132,8 @@ def _service_plan(
         cost_uph=choice_cost_uph(choice, pool, replicas, problem.settings),
         accuracy_ppm=candidate.accuracy_ppm,
         load=service.load,
+        overload=service.overload,
+        priority=service.priority,
     )
 
 
@@ -174,7 +173,16 @@ def _in_company(
         settings=problem.settings,
     )
     level = shared_level(members, replicas, problem.settings)
-    latency_ns = None if level is None else shared_predicted_ns(members, own, replicas, level)
+    latency_ns = None
+    if level is not None:
+        latency_ns = shared_predicted_ns(
+            members,
+            own,
+            choice.candidate.execution,
+            replicas=replicas,
+            level=level,
+            settings=problem.settings,
+        )
     if latency_ns is None:
         return service.objectives.latency_ns + 1, capacity
     return latency_ns, capacity
@@ -188,4 +196,6 @@ def _suspended(service: Service) -> ServicePlan:
         cost_uph=0,
         accuracy_ppm=0,
         load=service.load,
+        overload=service.overload,
+        priority=service.priority,
     )

@@ -6,34 +6,42 @@ by ``options``, ``assembly``, ``greedy``, ``explain`` and ``judge``. Pure.
 
 from dataclasses import dataclass
 from functools import lru_cache
-from math import ceil, exp, floor, inf, log
+from math import ceil, exp, inf, log, pi, sqrt
 from typing import Final
 
 from isochrone.catalog import BatchProfile
-from isochrone.demand import Load, Objectives
+from isochrone.demand import Load
 from isochrone.planning.problem import PlannerSettings
 from isochrone.planning.queueing import (
     PARTS_PER_BILLION,
-    UTILIZATION_LEVELS_PPM,
     dispersion_index,
-    level_of,
-    level_patience_milli,
     normal_quantile,
     patience_needed,
     squared_variation,
-    utilization_allowed,
 )
-from isochrone.units import MICROSECOND, ONE_PPM, SECOND, Nanoseconds, PartsPerMillion
+from isochrone.units import ONE_PPM, SECOND, Nanoseconds, PartsPerMillion
 
 LATE_PARTS: Final = (100_000, 500_000, 900_000)
 """How 1 - percentile may be split: the part for lateness; the rest is for refusals. The best of
 them is taken: little lateness suits long patience, much of it a target close to the execution."""
-PERCENTILES_MAX: Final = 1024
-"""Percentiles whose splits are kept: services name a handful."""
+SPLITS_MAX: Final = 1024
+"""Loads and percentiles whose splits are kept: each is asked for once per row of a table."""
+CAPACITY_STEPS: Final = 40
+"""Halvings of a rate: to a part in 10^12."""
 _SCORE_P99: Final = normal_quantile(990_000_000)
 _SCORE_P999: Final = normal_quantile(999_000_000)
-SHARED_LATE_PART: Final = 500_000
-"""The one split of shared groups, whose solver constraint would else need one copy a split."""
+BURST_EVERY_S: Final = 10
+"""A declared burst is expected on top of the peak rate at most so often."""
+BURST_PARTS_PPB: Final = (
+    500_000_000, 200_000_000, 100_000_000, 50_000_000, 20_000_000, 10_000_000,
+    5_000_000, 2_000_000, 1_000_000,
+)  # fmt: skip
+"""Shares of bursts that may be refused, rounded down to one of these: at most every other."""
+COMMON_VARIANCE: Final = pi / 2 / 9
+"""Variance of the error that all executions ahead have in common, over that of one of them: the
+scheduler estimates a worker's speed by a median of nine (``scheduling.estimates``)."""
+MEAN_SCALE: Final = 2.326
+"""Profile p99 over median, less 1, in standard deviations: as the scheduler reads it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,9 +50,10 @@ class Execution:
 
     ``work_ns`` is the mean lane time per request when batches are full, ``partial_ns`` the extra
     wait for a batch that started before it was full (0 where one request fills it), ``dispersion``
-    the bucket of ``queueing``, ``burst_ns`` the lane time of the declared burst. ``splits`` holds,
-    for each way to split 1 - percentile, the execution charged to a request itself (nanoseconds)
-    and the share of requests that may then be refused (parts per billion).
+    the bucket of ``queueing``, ``burst_ns`` the lane time of the declared burst. ``sigma`` is the
+    relative error of one execution. ``splits`` holds, for each way to split 1 - percentile, the
+    execution charged to a request itself (nanoseconds), and the shares of all requests, and of those
+    that come with a burst, that may then be refused (parts per billion).
     """
 
     batch: BatchProfile
@@ -52,22 +61,25 @@ class Execution:
     partial_ns: Nanoseconds
     dispersion: int
     burst_ns: float
-    splits: tuple[tuple[Nanoseconds, int], ...]
+    sigma: float
+    splits: tuple[tuple[Nanoseconds, int, int], ...]
 
 
 def execution(batch: BatchProfile, load: Load, percentile_ppm: PartsPerMillion) -> Execution:
     """Return how ``load`` executes at ``batch``, whose size is at least ``load.rows_max``.
 
-    A batch ends where the next request does not fit: at least size - rows_max + 1 of its rows are
-    used, and where all requests are of one size, all that whole requests can fill.
+    A batch ends where the next request does not fit. Where all requests are of one size, it holds
+    all that whole requests can fill; else the one that did not fit is large with the probability of
+    its size (renewal theory), and all but one of its rows are taken to stay free. Half of them do,
+    in the mean; the rest is for what a backlog that is cut in order of deadline cannot pack.
     """
     rows_max = load.rows_max
     sizes = {share.size for share in load.sizes if share.share_ppm > 0}
-    alike = batch.size // rows_max * rows_max
-    packed = alike if len(sizes) == 1 else batch.size - rows_max + 1
     mean_rows = load.rows_mean
     total = sum(share.share_ppm for share in load.sizes)
     square = sum(share.size**2 * share.share_ppm for share in load.sizes) / total
+    alike = batch.size // rows_max * rows_max
+    packed = alike if len(sizes) == 1 else batch.size - (square / mean_rows - 1)
     requests = max(1.0, packed / mean_rows)
     in_batch = requests * squared_variation(max(1, batch.p50_ns), batch.p99_ns)
     dispersion = (1 + in_batch) * square / mean_rows**2 - 1
@@ -79,11 +91,25 @@ def execution(batch: BatchProfile, load: Load, percentile_ppm: PartsPerMillion) 
         partial_ns=batch.mean_ns if joinable else 0,
         dispersion=dispersion_index(max(0.0, dispersion)),
         burst_ns=load.burst * work_ns,
+        sigma=max(0.0, batch.p99_ns / max(1, batch.p50_ns) - 1) / MEAN_SCALE,
         splits=tuple(
-            (execution_quantile_ns(batch, level_ppb), refused_ppb)
-            for level_ppb, refused_ppb in _splits(percentile_ppm)
+            (execution_quantile_ns(batch, level_ppb), refused_ppb, of_bursts_ppb)
+            for level_ppb, refused_ppb, of_bursts_ppb in _splits(load, percentile_ppm)
         ),
     )
+
+
+def refused_of_bursts_ppb(load: Load, refused_ppb: int) -> int:
+    """Return the share of what comes with a burst that may be refused, so that in all it is little.
+
+    Bursts, and what comes while their work lasts (at most as much again), may take up a half of
+    ``refused_ppb``. At most every other may be refused: what was declared is there to be served.
+    """
+    if load.burst == 0:
+        return refused_ppb
+    share = load.burst / (load.burst + BURST_EVERY_S * load.peak_rate_rps)
+    allowed = refused_ppb / (4 * share)
+    return max((part for part in BURST_PARTS_PPB if part <= allowed), default=refused_ppb)
 
 
 def execution_quantile_ns(batch: BatchProfile, level_ppb: int) -> Nanoseconds:
@@ -104,23 +130,62 @@ def execution_quantile_ns(batch: BatchProfile, level_ppb: int) -> Nanoseconds:
     return ceil(p999 * exp(max(body, tail) * (score - _SCORE_P999)) - 1e-6)
 
 
-@lru_cache(maxsize=PERCENTILES_MAX)
-def _splits(percentile_ppm: PartsPerMillion) -> tuple[tuple[int, int], ...]:
-    """Return (level of own execution, allowed refusals), both in parts per billion, per split."""
+@lru_cache(maxsize=SPLITS_MAX)
+def _splits(load: Load, percentile_ppm: PartsPerMillion) -> tuple[tuple[int, int, int], ...]:
+    """Return (level of own execution, refusals allowed: of all, of bursts), in parts per billion."""
     missed_ppb = (ONE_PPM - percentile_ppm) * 1000
+    refused = [missed_ppb - missed_ppb * part // ONE_PPM for part in LATE_PARTS]
     return tuple(
         (
             PARTS_PER_BILLION - missed_ppb * part // ONE_PPM,
-            missed_ppb - missed_ppb * part // ONE_PPM,
+            refused_ppb,
+            refused_of_bursts_ppb(load, refused_ppb),
         )
-        for part in LATE_PARTS
+        for part, refused_ppb in zip(LATE_PARTS, refused, strict=True)
     )
+
+
+def ends_ns(
+    figures: Execution, own_ns: Nanoseconds, wait_ns: float, settings: PlannerSettings
+) -> float:
+    """Return by when a request that waits ``wait_ns`` is sure enough to end, for admission to agree.
+
+    Admission adds a margin that grows with all that is ahead (``scheduling.estimates``): z standard
+    deviations of the executions' own errors and of the one that they share. A slow spell passes for
+    the worker's speed a little more often than it should, by `PlannerSettings.speed_bias` deviations.
+    """
+    slower = 1 + settings.speed_bias * figures.sigma
+    one_ns = figures.batch.p50_ns * slower
+    all_ns = wait_ns * slower + one_ns
+    margin_ns = sqrt(all_ns * one_ns + COMMON_VARIANCE * all_ns * all_ns)
+    return max(
+        all_ns + settings.margin_z * figures.sigma * margin_ns,
+        wait_ns + own_ns,
+    )
+
+
+def wait_left_ns(
+    figures: Execution, own_ns: Nanoseconds, time_ns: float, settings: PlannerSettings
+) -> float:
+    """Return the longest wait after which a request still ends within ``time_ns``; may be negative.
+
+    The inverse of ``ends_ns``: the smaller root of (time - all)² = z²σ²(all·one + v·all²).
+    """
+    slower = 1 + settings.speed_bias * figures.sigma
+    one_ns = figures.batch.p50_ns * slower
+    spread = (settings.margin_z * figures.sigma) ** 2
+    if time_ns <= 0:
+        return time_ns - one_ns
+    linear = 2 * time_ns + spread * one_ns
+    rest = linear * linear - 4 * (1 - spread * COMMON_VARIANCE) * time_ns * time_ns
+    all_ns = 2 * time_ns * time_ns / (linear + sqrt(max(0.0, rest)))
+    return min((all_ns - one_ns) / slower, time_ns - own_ns)
 
 
 def unloaded_ns(figures: Execution, settings: PlannerSettings) -> Nanoseconds:
     """Return the percentile of latency with no wait but for a batch in service."""
-    own_ns = min(own_ns for own_ns, _ in figures.splits)
-    return settings.overhead_ns + figures.partial_ns + own_ns
+    own_ns = min(own_ns for own_ns, _, _ in figures.splits)
+    return settings.overhead_ns + ceil(ends_ns(figures, own_ns, figures.partial_ns, settings))
 
 
 def predicted_ns(
@@ -140,29 +205,29 @@ def predicted_ns(
         return None
     unit_ns = figures.work_ns / replicas
     best = inf
-    for own_ns, refused_ppb in figures.splits:
-        needed = patience_needed(utilization, figures.dispersion, refused_ppb)
-        best = min(best, own_ns + needed * unit_ns)
-    if best == inf:
-        return None
-    fixed_ns = settings.overhead_ns + figures.partial_ns + figures.burst_ns / replicas
-    return ceil(fixed_ns + best - 1e-6)
+    for own_ns, refused_ppb, of_bursts_ppb in figures.splits:
+        wait_ns = patience_needed(utilization, figures.dispersion, refused_ppb) * unit_ns
+        if figures.burst_ns:
+            needed = patience_needed(utilization, figures.dispersion, of_bursts_ppb)
+            wait_ns = max(wait_ns, needed * unit_ns + figures.burst_ns / replicas)
+        if wait_ns < inf:
+            best = min(best, ends_ns(figures, own_ns, wait_ns + figures.partial_ns, settings))
+    return None if best == inf else ceil(settings.overhead_ns + best - 1e-6)
 
 
 def capacity_rps(
     figures: Execution, *, latency_ns: Nanoseconds, replicas: int, settings: PlannerSettings
 ) -> float:
     """Return the largest rate at which ``predicted_ns`` is still within ``latency_ns``, or 0."""
-    unit_ns = figures.work_ns / replicas
-    fixed_ns = settings.overhead_ns + figures.partial_ns + figures.burst_ns / replicas
-    best = 0.0
-    for own_ns, refused_ppb in figures.splits:
-        patience_ns = latency_ns - fixed_ns - own_ns
-        best = max(
-            best, utilization_allowed(patience_ns / unit_ns, figures.dispersion, refused_ppb)
+    low = 0.0
+    high = settings.utilization_max_ppm / ONE_PPM * SECOND * replicas / figures.work_ns
+    for _ in range(CAPACITY_STEPS):
+        middle = (low + high) / 2
+        found_ns = predicted_ns(figures, rate_rps=middle, replicas=replicas, settings=settings)
+        low, high = (
+            (middle, high) if found_ns is not None and found_ns <= latency_ns else (low, middle)
         )
-    best = min(best, settings.utilization_max_ppm / ONE_PPM)
-    return best * SECOND / unit_ns
+    return low
 
 
 def replicas_needed(
@@ -189,107 +254,3 @@ def replicas_needed(
         middle = (low + high) // 2
         low, high = (low, middle) if enough(middle) else (middle, high)
     return high
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Member:
-    """One service's part in a shared group, in whole numbers that any solver adds up alike.
-
-    ``work_ppm``: lane-millionths at the peak rate, rounded up. ``longest_us``: the 99th percentile
-    of one execution. ``disturbance_us``: lane time that it may put in front of others at once (its
-    burst, and a batch of its own that is not full). ``patience_us``: what the target leaves for
-    waiting. ``refused_ppb``: the share of requests that may be refused.
-    """
-
-    work_ppm: int
-    longest_us: int
-    disturbance_us: int
-    patience_us: int
-    refused_ppb: int
-    fixed_us: int
-
-
-def member(
-    figures: Execution, *, objectives: Objectives, rate_rps: float, settings: PlannerSettings
-) -> Member:
-    """Return what this service brings to a shared group, and what it asks of it."""
-    missed_ppb = (ONE_PPM - objectives.percentile_ppm) * 1000
-    late_ppb = missed_ppb * SHARED_LATE_PART // ONE_PPM
-    own_ns = execution_quantile_ns(figures.batch, PARTS_PER_BILLION - late_ppb)
-    fixed_us = ceil((settings.overhead_ns + figures.partial_ns + own_ns) / MICROSECOND)
-    return Member(
-        work_ppm=ceil(rate_rps * figures.work_ns * ONE_PPM / SECOND - 1e-6),
-        longest_us=ceil(execution_quantile_ns(figures.batch, 990_000_000) / MICROSECOND),
-        disturbance_us=ceil((figures.burst_ns + figures.partial_ns) / MICROSECOND),
-        patience_us=floor(objectives.latency_ns / MICROSECOND) - fixed_us,
-        refused_ppb=missed_ppb - late_ppb,
-        fixed_us=fixed_us,
-    )
-
-
-def shared_level(
-    members: tuple[Member, ...], replicas: int, settings: PlannerSettings
-) -> int | None:
-    """Return the level at which ``replicas`` workers carry all ``members``; None if above all."""
-    level = level_of(sum(one.work_ppm for one in members), replicas)
-    if level is None or UTILIZATION_LEVELS_PPM[level] > settings.utilization_max_ppm:
-        return None
-    return level
-
-
-def shared_holds(members: tuple[Member, ...], replicas: int, level: int) -> bool:
-    """Return whether every member's patience is enough at that level of utilization."""
-    longest_us = max(one.longest_us for one in members)
-    disturbance_us = sum(one.disturbance_us for one in members)
-    for one in members:
-        needed = level_patience_milli(level, one.refused_ppb)
-        if needed is None:
-            return False
-        if needed * longest_us + 1000 * disturbance_us > 1000 * one.patience_us * replicas:
-            return False
-    return True
-
-
-def shared_replicas_needed(
-    members: tuple[Member, ...], limit: int, settings: PlannerSettings
-) -> int | None:
-    """Return the fewest workers, up to ``limit``, on which every member's promise holds."""
-    for replicas in range(1, limit + 1):
-        level = shared_level(members, replicas, settings)
-        if level is not None and shared_holds(members, replicas, level):
-            return replicas
-    return None
-
-
-def shared_predicted_ns(
-    members: tuple[Member, ...], one: Member, replicas: int, level: int
-) -> Nanoseconds | None:
-    """Return the percentile of latency of ``one`` among ``members``; None where none holds."""
-    needed = level_patience_milli(level, one.refused_ppb)
-    if needed is None:
-        return None
-    longest_us = max(other.longest_us for other in members)
-    wait_milli_us = needed * longest_us + 1000 * sum(other.disturbance_us for other in members)
-    return one.fixed_us * MICROSECOND + -(-wait_milli_us // replicas)
-
-
-def shared_capacity_rps(
-    members: tuple[Member, ...],
-    one: Member,
-    *,
-    rate_rps: float,
-    replicas: int,
-    settings: PlannerSettings,
-) -> float:
-    """Return the largest rate of ``one`` at which all ``members`` hold, the others at their peaks.
-
-    At least ``rate_rps`` where the group holds as planned.
-    """
-    others_ppm = sum(other.work_ppm for other in members) - one.work_ppm
-    room_ppm = 0
-    for level, ppm in enumerate(UTILIZATION_LEVELS_PPM):
-        if ppm <= settings.utilization_max_ppm and shared_holds(members, replicas, level):
-            room_ppm = ppm * replicas - others_ppm
-    if one.work_ppm == 0:
-        return rate_rps
-    return max(0.0, rate_rps * room_ppm / one.work_ppm)

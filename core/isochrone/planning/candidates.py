@@ -6,7 +6,8 @@ from enum import IntEnum
 from isochrone.catalog import ImageFamily
 from isochrone.demand import Service
 from isochrone.ids import PoolId, ServiceId, VariantId
-from isochrone.planning.attainment import Execution, Member
+from isochrone.planning.attainment import Execution
+from isochrone.planning.sharing import Member
 from isochrone.units import MicroDollarsPerHour, Nanoseconds, PartsPerMillion
 
 

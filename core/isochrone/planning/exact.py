@@ -4,37 +4,44 @@ The only module that imports the solver. Called by ``planner``; ``greedy`` gives
 Deterministic: one worker, a fixed seed, and a limit on work instead of time.
 
 One boolean per (service, candidate, own workers or shared). A shared group (namespace, pool, image)
-has a whole number of workers r and one level of utilization u; with work W, longest job l,
-disturbances D and, of each member, patience K, it holds when W ≤ u·r and need(u)·l + D ≤ K·r. Both
-are simple once the level is fixed by a boolean. Patience enters as the least of each class of
-percentile, so that the program grows with candidates plus levels, not with their product (see
-``attainment``).
+has a whole number of workers r and one level of utilization u; with work W, the largest unit of work
+l, the largest batch or burst D and, of each member, patience K, it holds when W ≤ u·r and
+need(u)·l + D ≤ K·r. Both are simple once the level is fixed by a boolean. Patience enters as the
+least of each class of percentile, so that the program grows with candidates plus levels, not with
+their product (see ``attainment``).
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from math import ceil
 from typing import Final
 
 from ortools.sat.python import cp_model
 
 from isochrone.fleet import Pool
 from isochrone.ids import Namespace, PoolId, ServiceId
-from isochrone.planning.attainment import Member
-from isochrone.planning.candidates import Candidate, ServiceOptions, by_name
+from isochrone.planning.candidates import Candidate, ServiceOptions
+from isochrone.planning.narrowing import near, with_start
 from isochrone.planning.problem import (
     Problem,
     accelerators_limit,
     namespace_budget,
     serving_order,
 )
-from isochrone.planning.pruning import cheapest_only, running_choice
+from isochrone.planning.pruning import cheapest_only
 from isochrone.planning.queueing import UTILIZATION_LEVELS_PPM, level_patience_milli
-from isochrone.planning.selection import Choice, HeldKey, Selection, SharedKey, is_running
-from isochrone.units import ONE_PPM
+from isochrone.planning.selection import (
+    Choice,
+    HeldKey,
+    Selection,
+    SharedKey,
+    bill_uph,
+    is_running,
+)
+from isochrone.planning.sharing import Member
+from isochrone.units import ONE_PPM, MicroDollarsPerHour
 
 CHUNK: Final = 10
 """Services ranked in one solver call where not all fit: weights up to 2^10 stay exact and small."""
-REFINED_MAX: Final = 1500
-"""Candidates up to which ties in cost are settled over the whole program."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +73,7 @@ def solve(
     ``start`` is one that holds: the search begins there. None where the work limit ran out before
     any answer.
     """
-    cheap = tuple(_with_start(cheapest_only(problem, table), table, start) for table in options)
+    cheap = tuple(with_start(cheapest_only(problem, table), table, start) for table in options)
     program = _build(problem, cheap)
     hint = _hint(program, start)
     every = dict.fromkeys(program.served, 1)
@@ -81,43 +88,32 @@ def solve(
         return None
     bill, values = first
     found = _selection(program, values)
-    better = _refined(problem, _near(problem, options, found), found, bill)
+    better = _refined(problem, near(problem, options, found), found, bill)
     return found if better is None else better
 
 
-def _with_start(cheap: ServiceOptions, table: ServiceOptions, start: Selection) -> ServiceOptions:
-    """Return ``cheap`` with the candidate of ``start``, so that the search may begin there."""
-    choice = start.choice(table.service.id)
-    if choice is None:
-        return cheap
-    name = by_name(choice.candidate)
-    others = tuple(one for one in cheap.candidates if by_name(one) != name)
-    return replace(cheap, candidates=(*others, choice.candidate))
+def cheapest(
+    problem: Problem, options: tuple[ServiceOptions, ...], start: Selection
+) -> tuple[Selection, MicroDollarsPerHour]:
+    """Return the cheapest selection found that serves everybody, and what no such one can go below.
 
-
-def _near(
-    problem: Problem, options: tuple[ServiceOptions, ...], found: Selection
-) -> tuple[ServiceOptions, ...]:
-    """Return what refinement looks at: everything, or where that is too much, the same pools.
-
-    Then a service keeps its pool and its way of sharing, or its running choice: ties in cost may
-    be settled less well, never cost itself.
+    What benchmarks show; ``solve`` also settles ties. ``start`` serves everybody, and is the answer
+    where the work limit ran out before a better one.
     """
-    if sum(len(table.candidates) for table in options) <= REFINED_MAX:
-        return options
-    result: list[ServiceOptions] = []
-    for table in options:
-        choice = found.choice(table.service.id)
-        running = running_choice(problem.running, table.service.id)
-        near: list[Candidate] = []
-        for one in table.candidates:
-            if (one.variant, one.pool, one.batch_size) == running:
-                near.append(one)
-            elif choice is not None and one.pool == choice.candidate.pool:
-                member, replicas = (one.member, 0) if choice.shared else (None, one.replicas)
-                near.append(replace(one, member=member, replicas=replicas))
-        result.append(replace(table, candidates=tuple(near)))
-    return tuple(result)
+    cheap = tuple(with_start(cheapest_only(problem, table), table, start) for table in options)
+    program = _build(problem, cheap)
+    every = dict.fromkeys(program.served, 1)
+    model = program.model
+    for name, value in every.items():
+        model.add(program.served[name] == value)
+    solver = _solver(problem)
+    _prepare(model, program.bill, _hint(program, start))
+    status = solver.solve(model)
+    least_uph = ceil(solver.best_objective_bound - 0.5)
+    if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
+        return start, least_uph
+    found = _selection(program, dict(enumerate(solver.response_proto.solution)))
+    return min(start, found, key=lambda it: bill_uph(problem, it)), least_uph
 
 
 _Values = dict[int, int]
@@ -173,13 +169,10 @@ def _add_group(problem: Problem, program: _Program, key: SharedKey, picks: list[
     replicas = model.new_int_var(0, limit, f"workers {name}")
     program.shared_replicas[key] = replicas
     parts = [_member(pick) for pick in picks]
-    longest = model.new_int_var(0, max(part.longest_us for part in parts), f"longest {name}")
+    unit = _largest(model, f"unit {name}", picks, [part.unit_us for part in parts])
+    partial = _largest(model, f"partial {name}", picks, [part.partial_us for part in parts])
+    surge = _largest(model, f"surge {name}", picks, [part.surge_us for part in parts])
     work = sum(part.work_ppm * pick.chosen for part, pick in zip(parts, picks, strict=True))
-    disturbance = sum(
-        part.disturbance_us * pick.chosen for part, pick in zip(parts, picks, strict=True)
-    )
-    for part, pick in zip(parts, picks, strict=True):
-        model.add(longest >= part.longest_us).only_enforce_if(pick.chosen)
     by_service: dict[ServiceId, list[cp_model.LinearExprT]] = {}
     for pick in picks:
         least = pick.candidate.shared_replicas * pick.chosen
@@ -195,25 +188,44 @@ def _add_group(problem: Problem, program: _Program, key: SharedKey, picks: list[
         levels.append(level)
         model.add(work <= ppm * replicas).only_enforce_if(level)
     model.add_exactly_one(levels)
-    for refused_ppb in sorted({part.refused_ppb for part in parts}):
-        same = [(p, q) for p, q in zip(parts, picks, strict=True) if p.refused_ppb == refused_ppb]
-        present = model.new_bool_var(f"any {refused_ppb} {name}")
+    asked = [(part.refused_ppb, False) for part in parts]
+    asked += [(part.of_bursts_ppb, True) for part in parts]
+    for refused_ppb, burst in sorted(set(asked)):
+        same = [
+            (part, pick)
+            for part, pick in zip(parts, picks, strict=True)
+            if (part.of_bursts_ppb if burst else part.refused_ppb) == refused_ppb
+        ]
+        label = f"{refused_ppb} {'of bursts' if burst else 'of all'} {name}"
+        present = model.new_bool_var(f"any {label}")
         most = max(part.patience_us for part, _ in same)
-        patience = model.new_int_var(0, most, f"patience {refused_ppb} {name}")
-        total = model.new_int_var(0, most * limit, f"patience of all {refused_ppb} {name}")
+        patience = model.new_int_var(0, most, f"patience {label}")
+        total = model.new_int_var(0, most * limit, f"patience of all {label}")
         model.add_multiplication_equality(total, [patience, replicas])
         for part, pick in same:
             model.add_implication(pick.chosen, present)
             model.add(patience <= part.patience_us).only_enforce_if(pick.chosen)
+        beside = surge if burst else partial
         for index, level in enumerate(levels):
             needed = level_patience_milli(index, refused_ppb)
             if needed is None:
                 model.add_implication(level, present.negated())
                 continue
-            model.add(needed * longest + 1000 * disturbance <= 1000 * total).only_enforce_if(
+            model.add(needed * unit + 1000 * beside <= 1000 * total).only_enforce_if(
                 [level, present]
             )
     _add_memory(problem, program, pool, picks)
+
+
+def _largest(
+    model: cp_model.CpModel, name: str, picks: list[_Pick], sizes: list[int]
+) -> cp_model.IntVar:
+    """Return a variable that is at least the size of every chosen pick."""
+    largest = model.new_int_var(0, max(sizes), name)
+    for size, pick in zip(sizes, picks, strict=True):
+        if size:
+            model.add(largest >= size).only_enforce_if(pick.chosen)
+    return largest
 
 
 def _add_memory(problem: Problem, program: _Program, pool: Pool, picks: list[_Pick]) -> None:
@@ -303,10 +315,24 @@ def _run(
     hint: _Values,
 ) -> tuple[cp_model.CpSolverStatus, tuple[int, _Values] | None]:
     """Minimize ``objective``; return the status and, if any was found, its value and solution."""
+    _prepare(model, objective, hint)
+    solver = _solver(problem)
+    status = solver.solve(model)
+    if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
+        return status, None
+    values = dict(enumerate(solver.response_proto.solution))
+    return status, (round(solver.objective_value), values)
+
+
+def _prepare(model: cp_model.CpModel, objective: cp_model.LinearExprT, hint: _Values) -> None:
+    """Have ``model`` minimize ``objective``, beginning at ``hint``."""
     model.clear_hints()
     for index, value in hint.items():
         model.add_hint(model.get_int_var_from_proto_index(index), value)
     model.minimize(objective)
+
+
+def _solver(problem: Problem) -> cp_model.CpSolver:
     solver = cp_model.CpSolver()
     # The solver would put the default action in the place of the program's own SIGINT handler.
     solver.parameters.catch_sigint_signal = False
@@ -314,11 +340,7 @@ def _run(
     solver.parameters.random_seed = problem.settings.seed
     solver.parameters.max_deterministic_time = problem.settings.work_limit
     solver.parameters.relative_gap_limit = problem.settings.gap_ppm / ONE_PPM
-    status = solver.solve(model)
-    if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
-        return status, None
-    values = dict(enumerate(solver.response_proto.solution))
-    return status, (round(solver.objective_value), values)
+    return solver
 
 
 _Fixed = dict[ServiceId, int]

@@ -4,13 +4,14 @@ Called by ``planner`` for the plan that it is about to return. Bounded: `RUNNERS
 service, so that no ServingPlan grows without limit.
 """
 
+from dataclasses import replace
 from typing import Final
 
 from isochrone.demand import Service
 from isochrone.plan import Explanation, Group, Option, PlanReason, ServicePlan
 from isochrone.planning.alternatives import nearest_feasible
 from isochrone.planning.candidates import Candidate, Rejection, ServiceOptions, Stage
-from isochrone.planning.problem import Problem, may_use, namespace_budget
+from isochrone.planning.problem import Problem, may_use, namespace_budget, serving_order
 from isochrone.planning.selection import (
     Choice,
     Selection,
@@ -19,6 +20,7 @@ from isochrone.planning.selection import (
     obstacle,
     usage,
 )
+from isochrone.planning.shadow import affordable, shadow_prices
 from isochrone.planning.variation import added, fits, removed
 from isochrone.units import (
     format_duration,
@@ -60,6 +62,7 @@ def explain(
 ) -> tuple[Explanation, ...]:
     """Return an explanation for every service, sorted by service."""
     tables = {table.service.id: table for table in options}
+    priced = affordable(problem, serving_order(problem))
     plans = {plan.service: plan for plan in services}
     by_id = {group.id: group for group in groups}
     result: list[Explanation] = []
@@ -72,7 +75,11 @@ def explain(
         else:
             plan = plans[service.id]
             group = by_id[plan.routes[0].group]
-            result.append(_served(problem, tables[service.id], selection, choice, plan, group))
+            told = _served(problem, tables[service.id], selection, choice, plan, group)
+            if service.id in priced:
+                prices = shadow_prices(problem, tables[service.id], selection)
+                told = replace(told, shadow_prices=prices)
+            result.append(told)
     return tuple(result)
 
 

@@ -1,65 +1,185 @@
 """The planner that always answers: services in order, each by the cheapest way that still fits.
 
-Called by ``planner``: ``exact`` starts from its answer, and it is the plan itself where ``exact``
-reached its work limit without a better one. Bounded: every
-candidate of every service is tried at most `PASSES` times. Its plans pass the same judge.
+Then a local search takes a few services off the board and puts them back in another order: one
+service moves, two swap, a shared group closes, a node empties onto others (a large neighbourhood
+search: Shaw, CP 1998). Called by ``planner``: ``exact`` starts from its answer, and it is the plan
+itself where ``exact`` reached its work limit without a better one. Bounded by the candidates that it
+looks at, `LOOKS_MAX`, and by `PASSES` over all services; the same seed gives the same answer. Its
+plans pass the same judge.
 """
 
+import random
 from typing import Final
 
-from isochrone.planning.candidates import Candidate, ServiceOptions
+from isochrone.ids import PoolId, ServiceId
+from isochrone.planning.board import Board, Step
+from isochrone.planning.candidates import ServiceOptions
 from isochrone.planning.problem import Problem, serving_order
-from isochrone.planning.selection import NOTHING, Selection, bill_uph, changes, usage
-from isochrone.planning.variation import added, fits, removed
+from isochrone.planning.pruning import cheapest_only
+from isochrone.planning.selection import NOTHING, Choice, Selection, is_running
 
 PASSES: Final = 2
 """One to place every service, one to place each again among the others: more gained nothing."""
+LOOKS_MAX: Final = 160_000
+"""Candidates that the local search looks at: about two seconds of one core …"""
+LOOKS_EACH: Final = 400
+"""… and at most each so many times: small problems are done in no time."""
+TAKEN_MAX: Final = 8
+"""Services that are taken off the board at once …"""
+CLOSE_EVERY: Final = 8
+CLOSED_MAX: Final = 32
+"""… but every so often, in the mean, those of a whole pool, so many, that may not go back there."""
+SMOOTHNESS: Final = (0.1, 1.0, 3.0)
+"""How much the price of accelerators counts beside the bill of whole nodes, where one is placed: a
+node that is half empty is dear for who comes first, and free for the next."""
 
-_Rank = tuple[int, int, int, int, str, str, int, bool]
+LENIENCE: Final = 0.01
+"""How much dearer, at first, a board may become in the hope of what lies behind."""
+
+_Rank = tuple[int, bool, int, int, str, str, int, bool]
 
 
 def solve(problem: Problem, options: tuple[ServiceOptions, ...]) -> Selection:
     """Return a selection that holds: services are placed in serving order, none makes room."""
+    board = Board(problem, NOTHING)
     tables = {table.service.id: table for table in options}
-    selection = NOTHING
-    for _ in range(PASSES):
-        for service in serving_order(problem):
-            without = removed(problem, selection, service.id)
-            best = place(problem, without, tables[service.id])
-            if best is not None:
-                selection = best
-    return selection
+    order = [service.id for service in serving_order(problem)]
+    for service in order:
+        _place_well(problem, board, tables[service])
+    _search(problem, board, {it: cheapest_only(problem, tables[it]) for it in order})
+    for _ in range(PASSES - 1):
+        for service in order:
+            if service in board.chosen:
+                board.remove(service)
+            _place_well(problem, board, tables[service])
+    return board.selection()
 
 
-def place(
-    problem: Problem,
-    selection: Selection,
-    table: ServiceOptions,
-) -> Selection | None:
+def place(problem: Problem, selection: Selection, table: ServiceOptions) -> Selection | None:
     """Return ``selection`` with the best choice for one more service, or None where none fits.
 
-    Also called by ``apart``, which places the services of many namespaces in one order.
+    Called by ``apart``, which places the services of many namespaces in one order.
     """
-    best: tuple[_Rank, Selection] | None = None
+    board = Board(problem, selection)
+    return board.selection() if _place_well(problem, board, table) else None
+
+
+def _place_well(problem: Problem, board: Board, table: ServiceOptions) -> bool:
+    """Put a service where the bill grows least; ties: no change, accuracy, few workers."""
+    best: tuple[_Rank, Step] | None = None
     for one in table.candidates:
         for shared in (False, True):
-            tried = added(problem, selection, one, shared=shared)
-            if tried is None or not fits(problem, tried):
+            step = board.tried(one, shared=shared)
+            if step is None or (best is not None and step.bill_uph > best[0][0]):
                 continue
-            rank = _rank(problem, tried, one, shared=shared)
+            choice = Choice(candidate=one, shared=shared, replicas=0 if shared else one.replicas)
+            rank = (
+                step.bill_uph,
+                not is_running(problem, choice),
+                -one.merit_ppm,
+                step.workers,
+                one.variant,
+                one.pool,
+                one.batch_size,
+                shared,
+            )
             if best is None or rank < best[0]:
-                best = (rank, tried)
-    return None if best is None else best[1]
+                best = rank, step
+    if best is None:
+        return False
+    board.add(best[1])
+    return True
 
 
-def _rank(problem: Problem, tried: Selection, one: Candidate, *, shared: bool) -> _Rank:
-    return (
-        bill_uph(problem, tried),
-        changes(problem, tried),
-        -one.merit_ppm,
-        sum(usage(tried).held.values()),
-        one.variant,
-        one.pool,
-        one.batch_size,
-        shared,
-    )
+def _place_cheaply(
+    board: Board, table: ServiceOptions, smoothness: float, shunned: PoolId | None
+) -> bool:
+    """Put a service where bill and price of accelerators grow least together, off ``shunned``."""
+    best: Step | None = None
+    least = 0.0
+    for one in table.candidates:
+        if one.pool == shunned:
+            continue
+        for shared in (False, True):
+            step = board.tried(one, shared=shared)
+            if step is not None:
+                cost = step.bill_uph + smoothness * step.price_uph
+                if best is None or cost < least:
+                    best, least = step, cost
+    if best is None:
+        return False
+    board.add(best)
+    return True
+
+
+def _search(problem: Problem, board: Board, tables: dict[ServiceId, ServiceOptions]) -> None:
+    """Take services off and put them back, and keep what is hardly dearer, while looks are left.
+
+    Hardly is ever less: at the end the best board that was seen is the answer (threshold accepting:
+    Dueck and Scheuer, 1990). Who goes unserved stays so: nobody is put in the place of another.
+    """
+    draw = random.Random(problem.settings.seed)  # noqa: S311 - a search, no secret
+    served = sorted(board.chosen)
+    budget = min(LOOKS_MAX, LOOKS_EACH * sum(len(tables[it].candidates) for it in served))
+    looks = budget
+    if len(served) < 2:  # noqa: PLR2004 - one alone has the best place there is
+        return
+    best = dict(board.chosen)
+    least = board.bill_uph, round(board.price_uph)
+    while looks > 0:
+        taken = _neighbourhood(board, draw, served)
+        closes = draw.randrange(CLOSE_EVERY) == 0
+        shunned = board.chosen[taken[0]].candidate.pool if closes else None
+        near = [it for it in served if board.chosen[it].candidate.pool == shunned]
+        taken = draw.sample(near, min(len(near), CLOSED_MAX)) or taken
+        smoothness = draw.choice(SMOOTHNESS)
+        worth = 2 * board.bill_uph + board.price_uph
+        allowed = worth * (1 + LENIENCE * max(0, 2 * looks - budget) / budget) + 1
+        old = [board.chosen[service] for service in taken]
+        for service in taken:
+            board.remove(service)
+        placed: list[ServiceId] = []
+        draw.shuffle(taken)
+        for service in taken:
+            looks -= 1 + len(tables[service].candidates)
+            if not _place_cheaply(board, tables[service], smoothness, shunned):
+                break
+            placed.append(service)
+        if len(placed) == len(taken) and 2 * board.bill_uph + board.price_uph <= allowed:
+            now = board.bill_uph, round(board.price_uph)
+            if now < least:
+                best, least = dict(board.chosen), now
+            continue
+        for service in placed:
+            board.remove(service)
+        _set(board, old)
+    for service in served:
+        board.remove(service)
+    _set(board, list(best.values()))
+
+
+def _set(board: Board, steps: list[Step]) -> None:
+    """Put back what stood on the board together."""
+    for step in steps:
+        again = board.tried(step.candidate, shared=step.shared)
+        assert again is not None, "what stood on the board stands there again"
+        board.add(again)
+
+
+def _neighbourhood(board: Board, draw: random.Random, served: list[ServiceId]) -> list[ServiceId]:
+    """Return the services of a group, of a pool, of a namespace, or any: at most `TAKEN_MAX`."""
+    kind = draw.randrange(4)
+    first = draw.choice(served)
+    step = board.chosen[first]
+    key = board.key_of(step.candidate)
+    if kind == 0 and step.shared:
+        near = list(board.members(key))
+    elif kind == 1:
+        near = [it for it in served if board.chosen[it].candidate.pool == step.candidate.pool]
+    elif kind == 2:  # noqa: PLR2004 - one of four kinds
+        near = [it for it in served if board.key_of(board.chosen[it].candidate)[0] == key[0]]
+    else:
+        near = served
+    count = min(len(near), draw.randint(1, TAKEN_MAX))
+    taken = draw.sample(near, count)
+    return taken if first in taken else [first, *taken[: TAKEN_MAX - 1]]

@@ -15,16 +15,9 @@ from isochrone.demand import Isolation, Service
 from isochrone.fleet import Pool
 from isochrone.ids import PoolId, ServiceId, VariantId
 from isochrone.plan import Group, Plan, Route, ServicePlan
-from isochrone.planning.attainment import (
-    Execution,
-    Member,
-    execution,
-    member,
-    predicted_ns,
-    shared_holds,
-    shared_level,
-)
+from isochrone.planning.attainment import Execution, execution, predicted_ns
 from isochrone.planning.problem import Problem, may_use, meets_floor
+from isochrone.planning.sharing import Member, member, shared_holds, shared_level
 from isochrone.units import ONE_PPM, format_duration, format_price
 
 
@@ -85,6 +78,8 @@ def violations(problem: Problem, plan: Plan) -> tuple[Violation, ...]:
             found += _placement(problem, outcome)
         elif outcome is not None:
             found.append(outcome)
+    for served in plan.services:
+        found += _degraded(problem, plan, served)
     for group in plan.groups:
         members = [one for one in resolved if one.group.id == group.id]
         found += _carried(problem, group, members)
@@ -170,6 +165,32 @@ def _follow(
     )
 
 
+def _degraded(problem: Problem, plan: Plan, served: ServicePlan) -> Iterator[Violation]:
+    """Judge the routes for overload: wanted, hosted, and not below the second floor."""
+    service = _service(problem, served.service)
+    if service is None:
+        return
+    if (served.overload, served.priority) != (service.overload, service.priority):
+        yield _broken(
+            ViolationKind.STALE, service.id, "its overload policy or priority has changed"
+        )
+    for route in served.degraded_routes:
+        group = next((one for one in plan.groups if one.id == route.group), None)
+        variant = next((one for one in problem.catalog.variants if one.id == route.variant), None)
+        floor_ppm = service.degraded_floor_ppm
+        if group is None or variant is None or variant.id not in group.variants:
+            message = f"{route.group} does not host {route.variant}, which is for overload"
+            yield _broken(ViolationKind.ROUTES, service.id, message)
+        elif floor_ppm is None or not meets_floor(
+            variant.accuracy, floor_ppm, problem.settings.accuracy_bound
+        ):
+            message = f"{variant.id} misses the second floor, or there is none"
+            yield _broken(ViolationKind.ACCURACY, service.id, message)
+        elif variant.model != service.model or variant.profile(group.pool) is None:
+            message = f"{variant.id} is of another model, or has no profile on {group.pool}"
+            yield _broken(ViolationKind.PROFILE, service.id, message)
+
+
 def _placement(problem: Problem, one: _Served) -> Iterator[Violation]:
     service, group = one.service, one.group
     floor_ppm = service.objectives.accuracy_floor_ppm
@@ -203,7 +224,8 @@ def _carried(problem: Problem, group: Group, members: list[_Served]) -> Iterator
         yield _broken(ViolationKind.ROUTES, group.id, "no service uses it")
         return
     if group.isolation is Isolation.DEDICATED:
-        if len(members) > 1 or len(group.variants) > 1:
+        spare = {it.variant for one in members for it in one.plan.degraded_routes}
+        if len(members) > 1 or len(set(group.variants) - spare) > 1:
             message = "it is dedicated, and more than one service or variant is there"
             yield _broken(ViolationKind.ISOLATION, group.id, message)
         for one in members:
@@ -291,8 +313,8 @@ def _money(problem: Problem, plan: Plan) -> Iterator[Violation]:
 def _member(problem: Problem, one: _Served) -> Member:
     return member(
         one.figures,
+        load=one.service.load,
         objectives=one.service.objectives,
-        rate_rps=one.service.load.peak_rate_rps,
         settings=problem.settings,
     )
 

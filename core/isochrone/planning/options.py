@@ -14,12 +14,9 @@ from isochrone.fleet import Pool
 from isochrone.ids import PoolId
 from isochrone.planning.attainment import (
     Execution,
-    Member,
     execution,
-    member,
     predicted_ns,
     replicas_needed,
-    shared_replicas_needed,
     unloaded_ns,
 )
 from isochrone.planning.candidates import Candidate, Rejection, ServiceOptions, Stage
@@ -33,7 +30,8 @@ from isochrone.planning.problem import (
     merit_ppm,
     namespace_budget,
 )
-from isochrone.planning.pruning import dominated, prune
+from isochrone.planning.pruning import dominated, outdone, prune
+from isochrone.planning.sharing import Member, member, shared_replicas_needed
 from isochrone.units import (
     Bytes,
     MicroDollarsPerHour,
@@ -65,15 +63,24 @@ def service_options(problem: Problem, service: Service) -> ServiceOptions:
     """Return the table of ``service``, dominated candidates left out."""
     candidates: list[Candidate] = []
     rejections: list[Rejection] = []
+    unseen: list[Rejection] = []
     settings = problem.settings
-    for variant in problem.catalog.variants_of(service.model):
-        floor_ppm = service.objectives.accuracy_floor_ppm
+    variants = problem.catalog.variants_of(service.model)
+    floor_ppm = service.objectives.accuracy_floor_ppm
+    good = [it for it in variants if meets_floor(it.accuracy, floor_ppm, settings.accuracy_bound)]
+    beaten = {pool.id: outdone(problem, service, pool.id, good) for pool in problem.fleet.pools}
+    for variant in variants:
         if not meets_floor(variant.accuracy, floor_ppm, settings.accuracy_bound):
             why = _misses_floor(variant, floor_ppm, settings.accuracy_bound)
             rejections.append(_reject(variant, PoolId(""), Stage.ACCURACY, why))
             continue
         for pool in problem.fleet.pools:
             if not may_use(service, pool):
+                continue
+            better = beaten[pool.id].get(variant.id)
+            if better is not None:
+                why = f"{better.id} is as accurate there, as fast and as small"
+                unseen.append(_reject(variant, pool.id, Stage.DOMINATED, why))
                 continue
             found, rejected = _pair(problem, service, variant, pool)
             candidates += found
@@ -92,6 +99,8 @@ def service_options(problem: Problem, service: Service) -> ServiceOptions:
                 )
     kept = prune(problem, service, candidates)
     rejections += dominated(candidates, kept)
+    if kept:  # else what rules out the better one is the reason for both
+        rejections += unseen
     return ServiceOptions(service=service, candidates=kept, rejections=tuple(rejections))
 
 
@@ -238,12 +247,7 @@ def _sharing(
     if service.isolation is not Isolation.SHARED:
         return None, 0
     settings = problem.settings
-    one = member(
-        figures,
-        objectives=service.objectives,
-        rate_rps=service.load.peak_rate_rps,
-        settings=settings,
-    )
+    one = member(figures, load=service.load, objectives=service.objectives, settings=settings)
     limit = min(settings.replicas_max, accelerators_limit(problem.fleet, pool))
     ceiling_uph = namespace_budget(problem.demand, service.namespace)
     price_uph = pool.accelerator_price_uph

@@ -37,6 +37,10 @@ class PlannerSettings:
     1 ms leaves room for a body of 200 KiB.
     ``utilization_max_ppm``: beyond 90 % of a lane the wait grows without bound for an error of a
     few percent in the profile, and hosts err by that much.
+    ``margin_z``: standard deviations of error that the scheduler's admission leaves room for; its own
+    default.
+    ``speed_bias``: by how many deviations it takes a noisy worker to be slower than it is: the speed
+    is the larger of two medians. With 0.7, 4.8 % of 145 random plans missed in the simulator.
     ``replicas_max``: executors of one group; one scheduler places on 64 workers in microseconds.
     ``page_bytes``: the executor's unit of memory, in which page shares are counted.
     ``switch_saving_ppm``: what a plan must save to replace one that still holds: 5 %, so that
@@ -50,6 +54,8 @@ class PlannerSettings:
 
     overhead_ns: Nanoseconds = MILLISECOND
     utilization_max_ppm: PartsPerMillion = 900_000
+    margin_z: float = 4.0
+    speed_bias: float = 1.0
     replicas_max: int = 64
     page_bytes: Bytes = 16 * MIB
     accuracy_bound: AccuracyBound = AccuracyBound.VALUE

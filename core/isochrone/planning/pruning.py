@@ -4,16 +4,20 @@ Called by ``options`` for whole tables, and by ``exact`` for those of its first 
 cost alone.
 """
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
-from isochrone.demand import Service
+from isochrone.catalog import ImageFamily, Profile, Variant
+from isochrone.demand import Isolation, Service
 from isochrone.ids import PoolId, ServiceId, VariantId
 from isochrone.plan import Plan
 from isochrone.planning.candidates import Candidate, Rejection, ServiceOptions, Stage, by_name
-from isochrone.planning.problem import Problem
+from isochrone.planning.problem import Problem, merit_ppm
 from isochrone.units import format_ratio
 
+ROUNDING: Final = 1.0001
+"""Ratios of measured times that differ by less differ by their last digits."""
 CANDIDATES_MAX: Final = 256
 """Rows of one service's table: at 8 pools and 40 variants pruning leaves some dozens, so this cuts
 only what would swamp the solver; the cheapest and the running choice stay."""
@@ -55,6 +59,74 @@ def cheapest_only(problem: Problem, table: ServiceOptions) -> ServiceOptions:
     """
     kept = _undominated(problem, table.service, list(table.candidates), with_merit=False)
     return replace(table, candidates=tuple(kept))
+
+
+def outdone(
+    problem: Problem, service: Service, pool: PoolId, variants: Iterable[Variant]
+) -> dict[VariantId, Variant]:
+    """Return the variants that need no look on ``pool``, each with one that does better in all.
+
+    That is: no less accurate, and at every batch size no slower, no more erratic (but for
+    `ROUNDING`), and, where the service may share workers, no larger. Where another service of the
+    namespace could share the memory of a variant that it alone wants, nothing is left out.
+    """
+    shares = service.isolation is Isolation.SHARED
+    if shares and not _sole(problem, service):
+        return {}
+    running = running_choice(problem.running, service.id)
+    beaten: dict[VariantId, Variant] = {}
+    front: list[tuple[Variant, Profile]] = []
+    for variant in sorted(variants, key=lambda it: (-merit_ppm(it.accuracy), it.id)):
+        profile = variant.profile(pool)
+        if profile is None:
+            continue
+        if running is None or running[:2] != (variant.id, pool):
+            better = next(
+                (it for it, its in front if _outdoes(it, its, variant, profile, shares)), None
+            )
+            if better is not None:
+                beaten[variant.id] = better
+                continue
+        front.append((variant, profile))
+    return beaten
+
+
+def _outdoes(
+    one: Variant,
+    its: Profile,
+    other: Variant,
+    theirs: Profile,
+    shares: bool,  # noqa: FBT001 - private, and called once
+) -> bool:
+    if one.batch_sizes != other.batch_sizes or one.backend.family != other.backend.family:
+        return False
+    memory = theirs.weights_bytes + theirs.workspace_bytes
+    if shares and its.weights_bytes + its.workspace_bytes > memory:
+        return False
+    if len(its.batches) != len(theirs.batches):
+        return False
+    for mine, yours in zip(its.batches, theirs.batches, strict=True):
+        erratic = mine.p99_ns * yours.p50_ns > yours.p99_ns * mine.p50_ns * ROUNDING
+        if (
+            mine.size != yours.size
+            or mine.mean_ns > yours.mean_ns
+            or mine.p50_ns > yours.p50_ns
+            or mine.p99_ns > yours.p99_ns
+            or mine.p999_ns > yours.p999_ns
+            or erratic
+        ):
+            return False
+    return True
+
+
+def _sole(problem: Problem, service: Service) -> bool:
+    """Return whether no other service of the namespace wants the model of ``service``."""
+    return not any(
+        other.model == service.model
+        and other.namespace == service.namespace
+        and other.id != service.id
+        for other in problem.demand.services
+    )
 
 
 def dominated(candidates: list[Candidate], kept: tuple[Candidate, ...]) -> list[Rejection]:
@@ -100,22 +172,18 @@ def _undominated(
     accurate. For sharing: another of the pool and image asks no more in any figure; another variant's pages
     count as its own only where no second service could share the memory of this one's.
     """
-    sole = not any(
-        other.model == service.model
-        and other.namespace == service.namespace
-        and other.id != service.id
-        for other in problem.demand.services
-    )
+    sole = _sole(problem, service)
     alone = _best_alone(candidates, with_merit=with_merit)
-    sharing = [one for one in candidates if one.member is not None]
+    sharing: dict[tuple[PoolId, ImageFamily], list[Candidate]] = {}
+    for one in candidates:
+        if one.member is not None:
+            sharing.setdefault((one.pool, one.family), []).append(one)
     kept: list[Candidate] = []
     for one in candidates:
         shares = one.member is not None and not any(
             _beats_shared(other, one, with_merit=with_merit)
-            for other in sharing
-            if other is not one
-            and (other.pool, other.family) == (one.pool, one.family)
-            and (sole or other.variant == one.variant)
+            for other in sharing[one.pool, one.family]
+            if other is not one and (sole or other.variant == one.variant)
         )
         by_itself = by_name(one) in alone
         if by_itself or shares:
@@ -149,8 +217,9 @@ def _beats_shared(other: Candidate, one: Candidate, *, with_merit: bool) -> bool
         return False
     gains = (
         left.work_ppm - right.work_ppm,
-        left.longest_us - right.longest_us,
-        left.disturbance_us - right.disturbance_us,
+        left.unit_us - right.unit_us,
+        left.partial_us - right.partial_us,
+        left.surge_us - right.surge_us,
         right.patience_us - left.patience_us,
         one.pages - other.pages,
         other.merit_ppm - one.merit_ppm if with_merit else 0,

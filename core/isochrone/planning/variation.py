@@ -4,7 +4,6 @@ Called by ``greedy``, which moves, and by ``explain`` and ``alternatives``, whic
 """
 
 from isochrone.ids import ServiceId
-from isochrone.planning.attainment import shared_replicas_needed
 from isochrone.planning.candidates import Candidate
 from isochrone.planning.problem import Problem, accelerators_limit, namespace_budget
 from isochrone.planning.selection import (
@@ -15,6 +14,7 @@ from isochrone.planning.selection import (
     shared_members,
     usage,
 )
+from isochrone.planning.sharing import shared_replicas_needed
 
 
 def added(
