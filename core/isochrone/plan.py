@@ -8,7 +8,7 @@ gateways as a ServingPlan, or as a file in local mode; obeyed by ``isochrone.sch
 from dataclasses import dataclass
 from enum import Enum
 
-from isochrone.demand import Isolation, Load, Objectives
+from isochrone.demand import Isolation, Load, Objectives, OverloadPolicy
 from isochrone.ids import GroupId, Namespace, PoolId, ServiceId, VariantId
 from isochrone.units import MicroDollarsPerHour, Nanoseconds, PartsPerMillion
 
@@ -26,7 +26,11 @@ class PlanReason(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """A worker group: ``replicas`` executors of ``pool``, each hosting all of ``variants``."""
+    """A worker group: ``replicas`` executors of ``pool``, each hosting all of ``variants``.
+
+    ``ready_ns`` is in what time from the plan's coming into force its workers are expected, where
+    some are still to come and somebody knows; else None.
+    """
 
     id: GroupId
     namespace: Namespace
@@ -34,6 +38,7 @@ class Group:
     variants: tuple[VariantId, ...]
     replicas: int
     isolation: Isolation
+    ready_ns: Nanoseconds | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +67,10 @@ class ServicePlan:
     """How one service is served.
 
     ``load`` is what it was sized for: attainment counts what arrives within it. None where a plan
-    was made without one, as benchmarks do: then everything counts.
+    was made without one, as benchmarks do: then everything counts. ``overload`` says what happens to
+    a request that cannot be on time; ``priority`` is what a request may lower its own from.
+    ``degraded_routes`` lead to variants below the floor and not below the second one, for overload:
+    they answer only those whom no other route can answer in time.
     """
 
     service: ServiceId
@@ -71,6 +79,14 @@ class ServicePlan:
     cost_uph: MicroDollarsPerHour
     accuracy_ppm: PartsPerMillion
     load: Load | None = None
+    overload: OverloadPolicy = OverloadPolicy.REJECT
+    priority: int = 0
+    degraded_routes: tuple[Route, ...] = ()
+
+    @property
+    def all_routes(self) -> tuple[Route, ...]:
+        """Return every route, those for overload last."""
+        return (*self.routes, *self.degraded_routes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +119,17 @@ class Alternative:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ShadowPrice:
+    """What one promise, a little looser, would save of the bill, everything else as it is.
+
+    ``change`` is what would be promised instead, in words: "10 ms more (target 110 ms)".
+    """
+
+    change: str
+    saving_uph: MicroDollarsPerHour
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
     """Why a service is served the way it is, or why it is not.
 
@@ -116,6 +143,7 @@ class Explanation:
     runners_up: tuple[Option, ...]
     binding: tuple[str, ...]
     nearest_feasible: Alternative | None
+    shadow_prices: tuple[ShadowPrice, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

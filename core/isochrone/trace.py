@@ -12,7 +12,10 @@ from isochrone.units import Instant, Nanoseconds
 
 
 class RequestRecord(msgspec.Struct, frozen=True, kw_only=True, tag="request", omit_defaults=True):
-    """One request, written when it ended. ``variant`` and ``batch_size`` only when it was run."""
+    """One request, written when it ended. ``variant`` and ``batch_size`` only when it was run.
+
+    ``offline``: it waited for idle workers, and counts in no attainment.
+    """
 
     request: int
     service: str
@@ -28,6 +31,7 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True, tag="request", om
     action: int = -1
     refused_in_ns: Nanoseconds = -1
     """Time to refuse: headers parsed → refusal written; -1 where nothing was refused."""
+    offline: bool = False
 
 
 class ActionRecord(msgspec.Struct, frozen=True, kw_only=True, tag="action", omit_defaults=True):

@@ -1,7 +1,8 @@
 """The demo's load: phases of open-loop requests, and probes of the executors between them.
 
-Called by ``demo``. The load client is a process of its own, on the gateway's core; the probes ask
-the gateway to run each batch size on idle executors, so that saturation is what they can do *now*.
+Called by ``demo`` and by ``bench``. The load client is a process of its own, on the gateway's core;
+the probes ask the gateway to run each batch size on idle executors, so that saturation is what they
+can do *now*.
 """
 
 import os
@@ -47,7 +48,7 @@ its size nor the time that it takes."""
 
 
 class DemoLoad:
-    """Drives one cell; keeps what the probes measured."""
+    """Drives one cell. ``probes`` is what it measured, ``targets`` one entry per planned service."""
 
     def __init__(
         self, cell: Cell, prepared: Prepared, *, machine: Machine, folder: Path, seed: int
@@ -58,7 +59,7 @@ class DemoLoad:
         self._machine = machine
         self._folder = folder
         self._seed = seed
-        self._targets = self._make_targets()
+        self.targets = self._make_targets()
 
     def phase(
         self, multiple: float, name: str, seconds: float, say: Say
@@ -87,7 +88,7 @@ class DemoLoad:
         spec = LoadSpec(
             url=self._cell.url,
             seed=self._seed,
-            targets=self._targets,
+            targets=self.targets,
             load=OpenLoop(
                 phases=(
                     Phase(
@@ -100,12 +101,12 @@ class DemoLoad:
             ),
         )
         with say.waiting(name, length_s):
-            run, records = self._send(spec, f"load-{multiple:g}x")
+            run, records = self._send(spec, multiple)
         if run.void:
             say(f"  void: {'; '.join(run.void)}; once more")
             with say.waiting(name, length_s):
                 self._wait_until_quiet()
-                run, records = self._send(spec, f"load-{multiple:g}x")
+                run, records = self._send(spec, multiple)
         return run, records
 
     def probe(self, say: Say) -> list[BatchTime]:
@@ -152,23 +153,8 @@ class DemoLoad:
             )
         return tuple(targets)
 
-    def _send(self, spec: LoadSpec, name: str) -> tuple[LoadRun, list[LoadRecord]]:
-        described, result = self._folder / f"{name}.json", self._folder / f"{name}.jsonl"
-        write_spec(described, spec)
-        command = (sys.executable, "-m", "isochrone_cli.load", "--spec", str(described))
-        with subprocess.Popen(
-            (*command, "--out", str(result)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-        ) as client:
-            os.sched_setaffinity(client.pid, {self._machine.gateway_core})
-            try:
-                _, words = client.communicate()
-            except BaseException:
-                client.send_signal(signal.SIGTERM)
-                raise
-        if client.returncode:
-            message = f"the load client ended with {client.returncode}: {words.decode().strip()}"
-            raise SetupError(message)
-        return read_result(result)
+    def _send(self, spec: LoadSpec, multiple: float) -> tuple[LoadRun, list[LoadRecord]]:
+        return send(spec, self._folder, f"load-{multiple:g}x", core=self._machine.gateway_core)
 
     def _wait_until_quiet(self) -> None:
         until = time.monotonic() + QUIET_TIMEOUT_S
@@ -189,3 +175,26 @@ class DemoLoad:
             raise SetupError(message)
         answer: dict[str, Any] = reply.json()
         return answer
+
+
+def send(spec: LoadSpec, folder: Path, name: str, *, core: int) -> tuple[LoadRun, list[LoadRecord]]:
+    """Run the load client on ``core`` as ``spec`` says; its files are ``name`` in ``folder``.
+
+    Raises ``SetupError`` when the client fails.
+    """
+    described, result = folder / f"{name}.json", folder / f"{name}.jsonl"
+    write_spec(described, spec)
+    command = (sys.executable, "-m", "isochrone_cli.load", "--spec", str(described))
+    with subprocess.Popen(
+        (*command, "--out", str(result)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    ) as client:
+        os.sched_setaffinity(client.pid, {core})
+        try:
+            _, words = client.communicate()
+        except BaseException:
+            client.send_signal(signal.SIGTERM)
+            raise
+    if client.returncode:
+        message = f"the load client ended with {client.returncode}: {words.decode().strip()}"
+        raise SetupError(message)
+    return read_result(result)

@@ -28,13 +28,13 @@ _DPI: Final = 100
 _LATENCY_ROOM: Final = 1.35
 """The latency axis ends so far above the largest deadline; what lies beyond sits on the edge."""
 
-_COLORS: Final = {
+COLORS: Final = {
     Outcome.ON_TIME: "#2a9d5c",
     Outcome.LATE: "#e08a1e",
     Outcome.REFUSED: "#8d99ae",
     Outcome.FAILED: "#c1272d",
 }
-_LABELS: Final = {
+LABELS: Final = {
     Outcome.ON_TIME: "on time",
     Outcome.LATE: "late",
     Outcome.REFUSED: "refused at once",
@@ -100,7 +100,7 @@ def _draw_latency(
                     *zip(*dots, strict=True),
                     s=_DOT_SIZES[outcome],
                     marker=_MARKERS[place % len(_MARKERS)],
-                    color=_COLORS[outcome],
+                    color=COLORS[outcome],
                     alpha=0.55,
                     linewidths=0,
                     rasterized=True,
@@ -134,7 +134,7 @@ def _draw_outcomes(
 ) -> None:
     """Draw the outcomes of each second of arrivals, stacked, and the saturation as a line."""
     seconds = max(1, -(-(window.end - window.begin) // SECOND))
-    counts = {outcome: np.zeros(seconds) for outcome in _COLORS}
+    counts = {outcome: np.zeros(seconds) for outcome in COLORS}
     for it in records:
         outcome = classify(it, objective_of(evidence.document, it.target))
         if outcome in counts:
@@ -143,7 +143,7 @@ def _draw_outcomes(
     widths = np.ones(seconds)
     widths[-1] = (window.end - window.begin) / SECOND - (seconds - 1)
     floor = np.zeros(seconds)
-    for outcome, color in _COLORS.items():
+    for outcome, color in COLORS.items():
         rates = counts[outcome] / widths
         axis.bar(np.arange(seconds), rates, bottom=floor, width=widths, align="edge", color=color)
         floor = floor + rates
@@ -174,7 +174,7 @@ def _heading(facts: dict[str, Any]) -> str:
 
 
 def _legend(services: Sequence[str]) -> list[Any]:
-    patches: list[Any] = [Patch(color=_COLORS[it], label=_LABELS[it]) for it in _COLORS]
+    patches: list[Any] = [Patch(color=COLORS[it], label=LABELS[it]) for it in COLORS]
     markers = [
         Line2D(
             [],

@@ -86,6 +86,10 @@ def _service(planned: ServicePlan | None, explanation: Explanation) -> Renderabl
         )
     parts.append(_options(explanation))
     parts.extend(Text(f"  binding: {binding}") for binding in explanation.binding)
+    parts.extend(
+        Text(f"  {price.change} would save ${format_price(price.saving_uph)}/h")
+        for price in explanation.shadow_prices
+    )
     if explanation.nearest_feasible is not None:
         nearest = explanation.nearest_feasible
         parts.append(

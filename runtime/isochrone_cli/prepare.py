@@ -11,9 +11,10 @@ from isochrone.api import convert
 from isochrone.api.inferenceservice import Approval
 from isochrone.api.manifests import Manifests
 from isochrone.api.model import Architecture, Model
+from isochrone.build_document import FetchRequest, SourceRequest, is_fetched
 from isochrone.catalog import Catalog, Profile, Variant
-from isochrone.demand import Demand, OverloadPolicy
-from isochrone.errors import ManifestError, SetupError
+from isochrone.demand import Demand
+from isochrone.errors import ArtifactError, ManifestError, SetupError
 from isochrone.fleet import Fleet, Pool
 from isochrone.plan_document import PlanDocument
 from isochrone.planning import Problem, plan
@@ -22,7 +23,7 @@ from isochrone_cli.console import Say
 from isochrone_cli.machine import Machine, local_host
 
 if TYPE_CHECKING:  # the builder imports torch, which takes seconds: only when something is built
-    from isochrone_builder.request import ArchitectureRequest, Progress
+    from isochrone_builder.request import ArchitectureRequest, BuildRequest, Progress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,20 +60,24 @@ def prepare(manifests: Manifests, machine: Machine, store: Path, say: Say) -> Pr
 
 
 def unheeded(manifests: Manifests) -> tuple[str, ...]:
-    """Return, as sentences, what the services declare and local mode does not carry out."""
+    """Return, as sentences, what services and models declare and local mode does not carry out."""
     lines: list[str] = []
     for service in manifests.services:
         name, spec = f"service {service.metadata.name}", service.spec
-        if spec.overload.policy is not OverloadPolicy.REJECT:
-            lines.append(
-                f"{name}: overload.policy {spec.overload.policy.value} acts as Reject here"
-            )
         if spec.approval is not Approval.AUTOMATIC:
             lines.append(f"{name}: approval {spec.approval.value} acts as Automatic here")
         if spec.scaling.scale_to_zero_after is not None:
             lines.append(f"{name}: scaling.scaleToZeroAfter has no effect here")
         if spec.pod_template.model_fields_set:
             lines.append(f"{name}: podTemplate has no effect without pods")
+    for model in manifests.models:
+        validation = model.spec.accuracy.validation_set
+        named = (*(it.artifact for it in model.spec.architectures), validation)
+        if any(it is not None and it.secret_ref is not None for it in named):
+            lines.append(
+                f"model {model.metadata.name}: secretRef has no effect here: the credentials are those "
+                "of this command's environment (AWS_PROFILE, HF_TOKEN, …)"
+            )
     return tuple(lines)
 
 
@@ -112,6 +117,7 @@ def build_catalog(
 def _build(model: Model, machine: Machine, store: Path, say: Say) -> tuple[Variant, ...]:
     from isochrone_builder.build import build_model  # noqa: PLC0415 - see the top
     from isochrone_builder.request import BuildRequest  # noqa: PLC0415
+    from isochrone_builder.sources import localized  # noqa: PLC0415
 
     signature = convert.model(model)
     validation = model.spec.accuracy.validation_set
@@ -123,6 +129,7 @@ def _build(model: Model, machine: Machine, store: Path, say: Say) -> tuple[Varia
         inputs=signature.inputs,
         outputs=signature.outputs,
         validation_uri=None if validation is None else validation.uri,
+        validation_sha256=None if validation is None else validation.sha256,
         architectures=tuple(
             _architecture(architecture) for architecture in model.spec.architectures
         ),
@@ -130,6 +137,7 @@ def _build(model: Model, machine: Machine, store: Path, say: Say) -> tuple[Varia
         backends=model.spec.variants.backends,
         batch_sizes=model.spec.variants.batch_sizes,
     )
+    request = localized(_fetched(request, store, say), None, store)
 
     with say.steps(f"building {request.name}") as done:
 
@@ -141,6 +149,46 @@ def _build(model: Model, machine: Machine, store: Path, say: Say) -> tuple[Varia
     for failure in made.failures:
         say(f"  not made: {failure.name}: {failure.reason}")
     return made.variants
+
+
+def _fetched(request: "BuildRequest", store: Path, say: Say) -> "BuildRequest":
+    """Return ``request`` with the digests of what it names elsewhere, after that was fetched.
+
+    Credentials are those that the clients find in the environment. An architecture that cannot be
+    fetched is left out, and said. Raises ``ArtifactError`` when the validation set cannot be.
+    """
+    wanted = {it.uri: it.sha256 for it in request.architectures if is_fetched(it.uri)}
+    validation = request.validation_uri
+    if validation is not None and is_fetched(validation):
+        wanted[validation] = request.validation_sha256
+    if not wanted:
+        return request
+    from isochrone_builder.fetching import fetch_sources  # noqa: PLC0415 - its clients take seconds
+
+    sources = tuple(
+        SourceRequest(uri=uri, sha256=sha256, secret=None) for uri, sha256 in sorted(wanted.items())
+    )
+    with say.steps(f"fetching the files of {request.name}") as done:
+
+        def report(progress: "Progress") -> None:
+            cached = " (cached)" if progress.cached else ""
+            done(progress.done, progress.total, f"{progress.step} {progress.subject}{cached}")
+
+        found = fetch_sources(FetchRequest(sources=sources), store, None, report)
+    for failure in found.failures:
+        if failure.uri == validation:
+            raise ArtifactError(failure.reason)
+        say(f"  not fetched: {failure.reason}")
+    digests = {it.uri: it.sha256 for it in found.fetched}
+    return replace(
+        request,
+        validation_sha256=digests.get(validation or "", request.validation_sha256),
+        architectures=tuple(
+            replace(it, sha256=digests.get(it.uri, it.sha256))
+            for it in request.architectures
+            if it.uri in digests or it.uri not in wanted
+        ),
+    )
 
 
 def _architecture(given: Architecture) -> "ArchitectureRequest":

@@ -81,7 +81,8 @@ def read_trace(path: Path) -> list[Record]:
 def make_report(evidence: Evidence) -> dict[str, Any]:
     """Return the report of ``evidence`` as JSON values."""
     actions = [it for it in evidence.trace if isinstance(it, ActionRecord)]
-    requests = [it for it in evidence.trace if isinstance(it, RequestRecord)]
+    # What waited for idle workers was promised nothing.
+    requests = [it for it in evidence.trace if isinstance(it, RequestRecord) and not it.offline]
     times = pool_times(evidence.probes)
     server = run_capacity(evidence.document, actions)
     phases = [

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 
+from isochrone.scheduling.snapshot import Snapshot
 from isochrone.trace import PhaseRecord
 from isochrone_gateway.answers import answer_json
 from isochrone_gateway.driver import Driver
@@ -103,7 +104,8 @@ class Admin:
 
     def _show_observed(self, exchange: Exchange) -> None:
         driver = self._driver
-        known = {worker.worker: worker for worker in driver.scheduler.snapshot().workers}
+        snapshot = driver.scheduler.snapshot()
+        known = {worker.worker: worker for worker in snapshot.workers}
         workers = [
             {
                 "worker": worker,
@@ -114,7 +116,9 @@ class Admin:
             }
             for worker, link in sorted(driver.links.items())
         ]
-        services = self._observed.views(time.monotonic_ns()) if driver.leading else []
+        services = []
+        if driver.leading:
+            services = self._observed.views(time.monotonic_ns(), _without_worker(snapshot))
         answer_json(
             exchange,
             200,
@@ -163,3 +167,13 @@ class Admin:
         except msgspec.DecodeError as error:
             answer_json(exchange, 400, {"error": f"the body cannot be used: {error}"})
             return None
+
+
+def _without_worker(snapshot: Snapshot) -> dict[str, int]:
+    """Return, per service, the requests that wait although no worker can run any of its routes."""
+    ready = {service.service for service in snapshot.services if service.ready}
+    counts: dict[str, int] = {}
+    for queue in snapshot.queues:
+        if queue.service not in ready:
+            counts[queue.service] = counts.get(queue.service, 0) + queue.requests + queue.spare
+    return counts

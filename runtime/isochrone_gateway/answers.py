@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
+from isochrone.scheduling.actions import Reply
 from isochrone.scheduling.outcomes import Outcome, Reason
 from isochrone.units import KIB, Bytes, Nanoseconds
 from isochrone_gateway.directory import short_name
@@ -51,7 +52,9 @@ def answer_bytes(exchange: Exchange, status: int, body: bytes, content_type: str
     )
 
 
-def answer_result(exchange: Exchange, live: LiveRequest, outputs: tuple[memoryview, ...]) -> None:
+def answer_result(
+    exchange: Exchange, live: LiveRequest, ended: Reply, outputs: tuple[memoryview, ...]
+) -> None:
     """Answer what was computed. ``outputs`` are all the model's, the rows of ``live`` alone."""
     request, ran = live.form, live.action
     assert isinstance(request, InferRequest)
@@ -59,10 +62,10 @@ def answer_result(exchange: Exchange, live: LiveRequest, outputs: tuple[memoryvi
     variant = ran.action.variant
     remembered = live.entry.reply_heads
     plain = not (request.id or exchange.head.echoed or exchange.closing)
-    key = (variant, request.rows, request.outputs)
+    key = (variant, request.rows, request.outputs, ended.outcome, ended.reason)
     start = remembered.get(key) if plain else None
     if start is None:
-        start, binary = _make_result(exchange, live, request, outputs)
+        start, binary = _make_result(exchange, live, ended, outputs)
         if plain and len(binary) == len(request.outputs):
             if len(remembered) >= REPLY_HEADS_MAX:
                 remembered.clear()
@@ -116,11 +119,12 @@ def answer_error(
 def _make_result(
     exchange: Exchange,
     live: LiveRequest,
-    request: InferRequest,
+    ended: Reply,
     outputs: tuple[memoryview, ...],
 ) -> tuple[bytes, list[memoryview]]:
     """Return a reply up to the end of its JSON part, and the binary tensors behind it."""
-    ran, parser = live.action, live.entry.parser
+    ran, parser, request = live.action, live.entry.parser, live.form
+    assert isinstance(request, InferRequest)
     assert ran is not None
     assert parser is not None
     variant = ran.action.variant
@@ -139,7 +143,7 @@ def _make_result(
     )
     split = f"Inference-Header-Content-Length: {len(json_part)}\r\n".encode() if binary else b""
     fields = (
-        outcome_fields(Outcome.ON_TIME, Reason.SERVED),
+        outcome_fields(ended.outcome, ended.reason),
         _variant_field(variant),
         exchange.head.echoed,
     )

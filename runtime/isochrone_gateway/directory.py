@@ -33,8 +33,9 @@ class Entry:
     """One service as clients see it.
 
     ``model`` and ``parser`` are None while the plan has no route for it. ``versions`` are the names
-    that a client may put behind ``/versions/``: its variants' and their architectures'.
-    ``output_row_bytes`` are those of one row of each output.
+    that a client may put behind ``/versions/``: its variants' and their architectures'; ``variants``
+    are those that it promises, not those for overload. ``output_row_bytes`` are those of one row of
+    each output. ``priority`` is what a request may lower its own from.
     """
 
     id: ServiceId
@@ -45,6 +46,7 @@ class Entry:
     model: Model | None
     parser: RequestParser | None
     variants: tuple[Variant, ...]
+    priority: int
     output_row_bytes: tuple[Bytes, ...]
     reply_heads: dict[object, bytes] = field(default_factory=dict, compare=False)
 
@@ -138,11 +140,12 @@ def _entry(plan: ServicePlan, document: PlanDocument) -> Entry:
     namespace, name = split_qualified(plan.service)
     variants = {variant.id: variant for variant in document.catalog.variants}
     routed: dict[VariantId, Variant] = {}
-    for route in plan.routes:
+    for route in plan.all_routes:
         if route.variant not in variants:
             message = f"plan: variant {route.variant} is not in the catalog sent with the plan"
             raise ManifestError(message)
         routed[route.variant] = variants[route.variant]
+    promised = dict.fromkeys(route.variant for route in plan.routes)
     model = _model(plan, tuple(routed.values()), document)
     parser = None
     if model is not None:
@@ -158,7 +161,8 @@ def _entry(plan: ServicePlan, document: PlanDocument) -> Entry:
         routes=tuple((route.variant, route.group) for route in plan.routes),
         model=model,
         parser=parser,
-        variants=tuple(routed.values()),
+        variants=tuple(routed[it] for it in promised),
+        priority=plan.priority,
         output_row_bytes=tuple(
             spec.row_bytes for spec in (model.outputs if model is not None else ())
         ),

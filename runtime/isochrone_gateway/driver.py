@@ -64,6 +64,7 @@ class Driver:
         on_defect: Callable[[BaseException], None],
     ) -> None:
         self.scheduler = Scheduler(settings)
+        self._offline_wait_ns = settings.offline_wait_ns
         self.links: dict[WorkerId, ExecutorLink] = {}
         self._variants: dict[VariantId, Variant] = {}
         self.catalog = Catalog(models=(), variants=())
@@ -102,14 +103,11 @@ class Driver:
         if not self.leading:  # it was being read while this gateway ceased to lead
             self._turn_away(live)
             return
-        if live.id < 0:
+        if live.id < 0 and not live.offline:
             live.within = self._observed.arrived(live.entry.id, live.arrived_at)
         live.id = RequestId(self.arrivals)
         self.arrivals += 1
-        target_ns = live.entry.objectives.latency_ns
-        if live.target_ns is not None:
-            target_ns = min(target_ns, live.target_ns)
-        live.deadline = live.arrived_at + target_ns
+        live.deadline = live.arrived_at + live.time_ns(self._offline_wait_ns)
         self._requests[live.id] = live
         self.feed(
             RequestArrived(
@@ -121,6 +119,8 @@ class Driver:
                 accuracy_floor_ppm=live.floor_ppm,
                 version=live.version,
                 ready=ready,
+                priority=live.priority,
+                offline=live.offline,
             )
         )
 
@@ -129,7 +129,7 @@ class Driver:
         self.feed(RequestReady(request=live.id))
 
     def tighten(self, live: LiveRequest) -> None:
-        """Bring ``live`` anew, with the tighter target that only its body told of."""
+        """Bring ``live`` anew, with the tighter target or lower priority that only its body told of."""
         self._replaced[live.id] = None
         del self._requests[live.id]
         self.feed(RequestWithdrawn(request=live.id, reason=Reason.BAD_REQUEST))

@@ -23,6 +23,9 @@ HEAD_REMEMBERED_BYTES_MAX: Final[Bytes] = 1024
 DEADLINE_MAX_MS: Final = 3_600_000
 """The longest deadline that a request may state: one hour."""
 
+PRIORITY_DIGITS_MAX: Final = 9
+"""Digits that a priority may have."""
+
 NUMBER_DIGITS_MAX: Final = 12
 """Digits that Content-Length and Inference-Header-Content-Length may have."""
 
@@ -48,6 +51,8 @@ class Head(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     json_bytes: Bytes | None = None
     target_ns: Nanoseconds | None = None
     accuracy_floor_ppm: PartsPerMillion | None = None
+    priority: int | None = None
+    offline: bool = False
     echoed: bytes = b""
     problem: tuple[int, str] | None = None
     fatal: bool = False
@@ -161,9 +166,13 @@ def _fields(headers: list[tuple[bytes, bytes]]) -> Head:
         )
     target_ns: Nanoseconds | None = None
     floor_ppm: PartsPerMillion | None = None
+    priority: int | None = None
+    offline = False
     try:
         target_ns = _deadline(values.get(b"x-isochrone-deadline-ms"))
         floor_ppm = _floor(values.get(b"x-isochrone-accuracy-floor"))
+        priority = _priority(values.get(b"x-isochrone-priority"))
+        offline = _offline(values.get(b"x-isochrone-offline"))
     except ValueError as error:
         problem = problem or (400, str(error))
     return Head(
@@ -175,6 +184,8 @@ def _fields(headers: list[tuple[bytes, bytes]]) -> Head:
         json_bytes=json_bytes,
         target_ns=target_ns,
         accuracy_floor_ppm=floor_ppm,
+        priority=priority,
+        offline=offline,
         echoed=b"".join(
             name + b": " + values[name] + b"\r\n" for name in _PASSED_THROUGH if name in values
         ),
@@ -186,7 +197,8 @@ _READ: Final = frozenset(
     {
         *(b"content-length", b"transfer-encoding", b"content-encoding", b"expect"),
         *(b"inference-header-content-length", b"x-isochrone-deadline-ms"),
-        *(b"x-isochrone-accuracy-floor", *_PASSED_THROUGH),
+        *(b"x-isochrone-accuracy-floor", b"x-isochrone-priority", b"x-isochrone-offline"),
+        *_PASSED_THROUGH,
     }
 )
 
@@ -226,3 +238,28 @@ def _floor(value: bytes | None) -> PartsPerMillion | None:
     except ValueError as error:
         message = f"the header x-isochrone-accuracy-floor: {error}"
         raise ValueError(message) from error
+
+
+def _priority(value: bytes | None) -> int | None:
+    """Return the client's own priority; it matters only where it is lower than the service's."""
+    if value is None:
+        return None
+    digits = value.removeprefix(b"-")
+    if not digits.isdigit() or len(digits) > PRIORITY_DIGITS_MAX:
+        message = (
+            f"the header x-isochrone-priority is {value.decode('latin-1')!r}: give a whole number of "
+            f"at most {PRIORITY_DIGITS_MAX} digits"
+        )
+        raise ValueError(message)
+    return int(value)
+
+
+def _offline(value: bytes | None) -> bool:
+    """Return whether the request waits for idle workers."""
+    said = b"false" if value is None else value.lower()
+    if said not in (b"true", b"false"):
+        message = (
+            f"the header x-isochrone-offline is {said.decode('latin-1')!r}: give true or false"
+        )
+        raise ValueError(message)
+    return said == b"true"

@@ -5,18 +5,17 @@ the scheduler when its head was parsed, if its rows follow from the head, and ot
 the part of the body that says so is there; its time runs from its first byte either way.
 
 ``x-isochrone-deadline-ms``, ``x-isochrone-accuracy-floor`` and ``parameters.timeout`` may tighten
-what the service declares. A looser value has no effect and is no error, so that one client may
-serve several services. ``parameters.priority`` has no effect yet.
+what the service declares, ``x-isochrone-priority`` and ``parameters.priority`` lower its priority. A
+looser value has no effect and is no error, so that one client may serve several services. With
+``x-isochrone-offline: true`` a request waits for idle workers; its deadline is then how long.
 """
 
 from typing import Final
 
-from isochrone.catalog import AccuracyMetric
 from isochrone.errors import RequestError
 from isochrone.ids import ServiceId
 from isochrone.scheduling.actions import Reply
 from isochrone.scheduling.outcomes import Outcome, Reason
-from isochrone.units import PartsPerMillion
 from isochrone_gateway.answers import answer_error, answer_json, answer_outcome, answer_result
 from isochrone_gateway.directory import Directory, Entry, Target, UnknownTargetError, Verb
 from isochrone_gateway.driver import Driver
@@ -29,6 +28,9 @@ from isochrone_gateway.replies import STANDBY_MESSAGE, retry_fields
 
 TARGETS_MAX: Final = 1024
 """URLs that are remembered with what they mean; then all are forgotten."""
+
+ANSWERED: Final = (Reason.SERVED, Reason.DEGRADED, Reason.BEST_EFFORT, Reason.OFFLINE)
+"""Endings whose client gets the result, if there is one."""
 
 
 class Inference:
@@ -117,8 +119,8 @@ class Inference:
         live.tensors = ()
         if exchange.answered:
             return
-        if reply.outcome is Outcome.ON_TIME:
-            answer_result(exchange, live, outputs)
+        if reply.action is not None and reply.reason in ANSWERED:
+            answer_result(exchange, live, reply, outputs)
             return
         if live.problem is not None:
             status, message = live.problem
@@ -142,7 +144,9 @@ class Inference:
         live.exchange = exchange
         live.target_ns = head.target_ns
         live.version = target.version
-        live.floor_ppm = _tighter_floor(head.accuracy_floor_ppm, entry)
+        live.floor_ppm = head.accuracy_floor_ppm
+        live.priority = head.priority
+        live.offline = head.offline
         exchange.context = live
         parser = entry.parser
         if parser is None:  # nothing can be checked without a model; the scheduler says no
@@ -198,10 +202,14 @@ class Inference:
         timeout_ns = request.timeout_ns
         if timeout_ns is not None and (live.target_ns is None or timeout_ns < live.target_ns):
             live.target_ns = timeout_ns
+        priority = live.entry.priority - request.lowered
+        lowered = request.lowered > 0 and (live.priority is None or priority < live.priority)
+        if lowered:
+            live.priority = priority
         if live.id < 0:
             if not exchange.complete:
                 self._driver.arrive(live, ready=False)
-        elif timeout_ns is not None and live.arrived_at + timeout_ns < live.deadline:
+        elif lowered or (timeout_ns is not None and live.arrived_at + timeout_ns < live.deadline):
             self._driver.tighten(live)
         return not exchange.answered
 
@@ -265,16 +273,6 @@ class Inference:
             self._targets.clear()
         self._targets[wanted] = target
         self.on_head(exchange)
-
-
-def _tighter_floor(floor_ppm: PartsPerMillion | None, entry: Entry) -> PartsPerMillion | None:
-    """Return the client's own floor where it asks for more than the service promises."""
-    promised = entry.objectives.accuracy_floor_ppm
-    if floor_ppm is None or entry.model is None:
-        return None
-    if entry.model.metric is AccuracyMetric.MAE:  # of an error, less is more
-        return floor_ppm if floor_ppm < promised else None
-    return floor_ppm if floor_ppm > promised else None
 
 
 def _parse(exchange: Exchange, parser: RequestParser) -> InferRequest:

@@ -17,6 +17,8 @@ class LiveRequest:
     ``tensors`` are the inputs in the model's order, empty until the body is there. ``action`` is
     the last Infer that it was sent with. ``exchange`` and ``form`` are the client's own. ``within``:
     it arrived within the declared load. ``surrendered``: it ends because another gateway leads.
+    ``priority`` is the request's own (None: its service's). ``offline``: it waits for idle workers, and
+    no figure of its service counts it.
     """
 
     __slots__ = (
@@ -30,6 +32,8 @@ class LiveRequest:
         "form",
         "head_at",
         "id",
+        "offline",
+        "priority",
         "problem",
         "rows",
         "surrendered",
@@ -52,6 +56,8 @@ class LiveRequest:
         self.target_ns: Nanoseconds | None = None
         self.floor_ppm: PartsPerMillion | None = None
         self.version: str | None = None
+        self.priority: int | None = None
+        self.offline = False
         self.tensors: tuple[memoryview, ...] = ()
         self.action: Dispatched | None = None
         self.exchange: object | None = None
@@ -59,6 +65,13 @@ class LiveRequest:
         self.problem: tuple[int, str] | None = None
         self.within = False
         self.surrendered = False
+
+    def time_ns(self, offline_wait_ns: Nanoseconds) -> Nanoseconds:
+        """Return the time that it gives: offline what it says, or so much; else as promised at most."""
+        if self.offline:
+            return offline_wait_ns if self.target_ns is None else self.target_ns
+        promised_ns = self.entry.objectives.latency_ns
+        return promised_ns if self.target_ns is None else min(promised_ns, self.target_ns)
 
 
 class Client(Protocol):

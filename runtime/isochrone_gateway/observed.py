@@ -18,7 +18,7 @@ from isochrone.catalog import AccuracyMetric, Catalog
 from isochrone.demand import Load
 from isochrone.ids import ServiceId, VariantId
 from isochrone.plan import Plan
-from isochrone.scheduling.outcomes import Outcome
+from isochrone.scheduling.outcomes import Outcome, Reason
 from isochrone.units import ONE_PPM, SECOND, Instant, Nanoseconds, PartsPerMillion
 
 SLOT_S: Final = 5
@@ -28,11 +28,20 @@ SLOTS: Final = WINDOW_S // SLOT_S + 1
 QUANTILE_SAMPLES: Final = 10
 """A quantile p is given from this many samples over 1 - p; below, it is anybody's guess."""
 
+UNSERVED: Final = (Reason.NOT_LOADED, Reason.SUSPENDED)
+"""Refusals that a worker with the model would have spared."""
+
 _MANTISSA_BITS: Final = 6
+
+Ending = tuple[Outcome, Reason]
 
 
 class ServiceView(TypedDict):
-    """What is told of one service. Quantiles are of the requests that were run."""
+    """What is told of one service. Quantiles are of the requests that were run.
+
+    ``degraded``, among those on time, were answered by a variant below the floor, under overload.
+    ``unserved`` found no worker with the model: those refused for that, and those that wait now.
+    """
 
     service: ServiceId
     window_s: int
@@ -43,6 +52,8 @@ class ServiceView(TypedDict):
     late: int
     refused: int
     failed: int
+    degraded: int
+    unserved: int
     rate_rps: float
     peak_rate_rps: float
     p50_ns: Nanoseconds | None
@@ -55,6 +66,7 @@ class _Slot:
     """What arrived in one stretch of ``SLOT_S`` seconds, and how it ended."""
 
     __slots__ = (
+        "degraded",
         "failed",
         "late",
         "latencies",
@@ -63,6 +75,7 @@ class _Slot:
         "on_time_within",
         "refused",
         "seconds",
+        "unserved",
         "variants",
         "within",
     )
@@ -76,6 +89,7 @@ class _Slot:
         self.seconds = [0] * SLOT_S
         self.on_time = self.late = self.refused = self.failed = 0
         self.within = self.on_time_within = 0
+        self.degraded = self.unserved = 0
         self.latencies: dict[int, int] = {}
         self.variants: dict[str, None] = {}
 
@@ -127,9 +141,10 @@ class ServiceWindow:
             self._tokens = min(self._depth, self._tokens + 1.0)
 
     def ended(
-        self, outcome: Outcome, at: Instant, *, within: bool, latency_ns: Nanoseconds, variant: str
+        self, ending: Ending, at: Instant, *, within: bool, latency_ns: Nanoseconds, variant: str
     ) -> None:
         """Count a valid request that arrived at ``at``. ``latency_ns`` is -1 where it was not run."""
+        outcome, reason = ending
         second = at // SECOND
         number = second // SLOT_S
         slot = self._slots[number % SLOTS]
@@ -144,9 +159,11 @@ class ServiceWindow:
             slot.on_time += 1
             if within:
                 slot.on_time_within += 1
+            slot.degraded += reason is Reason.DEGRADED
             slot.variants[variant] = None
         elif outcome is Outcome.REFUSED:
             slot.refused += 1
+            slot.unserved += reason in UNSERVED
         elif outcome is Outcome.LATE:
             slot.late += 1
         else:
@@ -160,9 +177,17 @@ class ServiceWindow:
         return {variant for slot in self._present(now) for variant in slot.variants}
 
     def view(
-        self, service: ServiceId, accuracies: dict[VariantId, tuple[int, int]], now: Instant
+        self,
+        service: ServiceId,
+        accuracies: dict[VariantId, tuple[int, int]],
+        now: Instant,
+        *,
+        waiting: int,
     ) -> ServiceView:
-        """Return the figures; ``accuracies`` are (order, accuracy) of each variant."""
+        """Return the figures; ``accuracies`` are (order, accuracy) of each variant.
+
+        ``waiting`` requests wait although no worker could run them.
+        """
         slots = self._present(now)
         first = (now // SECOND // SLOT_S - SLOTS + 1) * SLOT_S * SECOND
         covered_ns = max(1, now - max(first, self._since))
@@ -184,6 +209,8 @@ class ServiceWindow:
             "late": sum(slot.late for slot in slots),
             "refused": sum(slot.refused for slot in slots),
             "failed": sum(slot.failed for slot in slots),
+            "degraded": sum(slot.degraded for slot in slots),
+            "unserved": waiting + sum(slot.unserved for slot in slots),
             "rate_rps": arrivals * SECOND / max(SECOND, covered_ns),
             "peak_rate_rps": float(max((max(slot.seconds) for slot in slots), default=0)),
             "p50_ns": _quantile(latencies, 500_000),
@@ -242,7 +269,7 @@ class Observed:
     def ended(
         self,
         service: str,
-        outcome: Outcome,
+        ending: Ending,
         at: Instant,
         *,
         within: bool,
@@ -252,12 +279,12 @@ class Observed:
         """Count a valid request; see ``ServiceWindow.ended``."""
         window = self._windows.get(service)
         if window is not None:
-            window.ended(outcome, at, within=within, latency_ns=latency_ns, variant=variant)
+            window.ended(ending, at, within=within, latency_ns=latency_ns, variant=variant)
 
-    def views(self, now: Instant) -> list[ServiceView]:
-        """Return the figures of every service, by id."""
+    def views(self, now: Instant, waiting: dict[str, int]) -> list[ServiceView]:
+        """Return the figures of every service, by id; ``waiting`` ones wait for a worker to come."""
         return [
-            window.view(ServiceId(service), self._accuracies, now)
+            window.view(ServiceId(service), self._accuracies, now, waiting=waiting.get(service, 0))
             for service, window in sorted(self._windows.items())
         ]
 

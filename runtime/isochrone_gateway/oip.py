@@ -25,6 +25,9 @@ PARSED_BYTES_MAX: Final = 4096
 TIMEOUT_MAX_US: Final = 3_600_000_000
 """The longest ``timeout`` that a request may state: one hour."""
 
+PRIORITY_MAX: Final = 2**31 - 1
+"""The lowest priority that a request may state."""
+
 _NAMES: Final = frozenset(datatype.value for datatype in Datatype)
 _UNSUPPORTED: Final = ("classification", "shared_memory_region")
 
@@ -48,12 +51,14 @@ class InferRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     ``spans`` has, per input of the model, where the tensor lies behind the JSON part (start, end),
     or None where ``literals`` has its bytes. ``outputs`` are the wanted outputs, in the order in
-    which they are replied: index in the model's order, and whether as binary data.
+    which they are replied: index in the model's order, and whether as binary data. ``lowered`` is by
+    how many steps the request gives up priority.
     """
 
     id: str
     rows: int
     timeout_ns: Nanoseconds | None
+    lowered: int
     spans: tuple[tuple[int, int] | None, ...]
     literals: tuple[bytes, ...]
     binary_bytes: Bytes
@@ -164,6 +169,7 @@ def parse_request(json_part: bytes, signature: Signature) -> InferRequest:
         id=request.id,
         rows=rows,
         timeout_ns=_timeout(request.parameters),
+        lowered=_lowered(request.parameters),
         spans=tuple(spans.get(spec.name) for spec in signature.inputs),
         literals=tuple(literals),
         binary_bytes=end,
@@ -302,6 +308,18 @@ def _timeout(parameters: dict[str, Any]) -> Nanoseconds | None:
         )
         raise RequestError(message)
     return timeout * MICROSECOND
+
+
+def _lowered(parameters: dict[str, Any]) -> int:
+    """Return how many steps below the highest ``priority`` is; 1 is the highest, 0 the default."""
+    priority = parameters.get("priority", 0)
+    if type(priority) is not int or not 0 <= priority <= PRIORITY_MAX:
+        message = (
+            f"parameters.priority is {priority!r}: give a whole number from 0 to {PRIORITY_MAX}; 1 is "
+            "the highest"
+        )
+        raise RequestError(message)
+    return max(0, priority - 1)
 
 
 def _wanted(request: _Request, signature: Signature) -> tuple[tuple[int, bool], ...]:

@@ -55,13 +55,16 @@ class Records:
         latency_ns = -1
         if sent is not None:
             latency_ns = ended - live.arrived_at
-            self._metrics.time_request(service, latency_ns)
-        if outcome is Outcome.INVALID:
+            if not live.offline:
+                self._metrics.time_request(service, latency_ns)
+        if live.offline:
+            pass  # its service promises nothing of it
+        elif outcome is Outcome.INVALID:
             self._observed.dismissed(service, within=live.within)
         else:
             self._observed.ended(
                 service,
-                outcome,
+                (outcome, reason),
                 live.arrived_at,
                 within=live.within,
                 latency_ns=latency_ns,
@@ -87,6 +90,7 @@ class Records:
                     batch_size=sent.batch_size if isinstance(sent, Infer) else 0,
                     action=sent.action if sent is not None else -1,
                     refused_in_ns=refused_in_ns,
+                    offline=live.offline,
                 )
             )
 

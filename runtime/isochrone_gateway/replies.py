@@ -33,6 +33,10 @@ BINARY: Final = "application/octet-stream"
 
 STATUS_OF: Final[dict[tuple[Outcome, Reason], int]] = {
     (Outcome.ON_TIME, Reason.SERVED): 200,
+    (Outcome.ON_TIME, Reason.DEGRADED): 200,
+    (Outcome.ON_TIME, Reason.OFFLINE): 200,
+    (Outcome.LATE, Reason.BEST_EFFORT): 200,
+    (Outcome.LATE, Reason.OFFLINE): 504,
     (Outcome.LATE, Reason.DEADLINE_MISSED): 504,
     (Outcome.LATE, Reason.DROPPED): 504,
     (Outcome.REFUSED, Reason.OVERLOAD): 503,
@@ -50,6 +54,9 @@ STATUS_OF: Final[dict[tuple[Outcome, Reason], int]] = {
 
 _SENTENCES: Final[dict[Reason, str]] = {
     Reason.SERVED: "served",
+    Reason.DEGRADED: "served by a variant below the service's floor, under overload",
+    Reason.BEST_EFFORT: "served late, when a worker was idle",
+    Reason.OFFLINE: "no worker was idle in the time that the request gave: give more time",
     Reason.DEADLINE_MISSED: "the result came after the deadline: ask again, or give more time",
     Reason.DROPPED: "the request could no longer be on time, so it was not run: ask again",
     Reason.OVERLOAD: "the service cannot answer in time now: ask again after Retry-After",
@@ -57,7 +64,7 @@ _SENTENCES: Final[dict[Reason, str]] = {
     Reason.NOT_LOADED: "no worker has the model loaded yet: ask again after Retry-After",
     Reason.NO_ROUTE: "the plan has no route for this request: see the service's status",
     Reason.QUEUE_FULL: "too many requests are waiting: ask again after Retry-After",
-    Reason.SUSPENDED: "the service is suspended: see the service's spec",
+    Reason.SUSPENDED: "the service has no workers: it is suspended (see its spec), or asleep and waking",
     Reason.EXECUTOR_LOST: "the worker that ran the request was lost: ask again",
     Reason.EXECUTOR_ERROR: "the worker could not run the request: see the gateway's log",
     Reason.DRAINING: "this gateway takes no more requests: ask again elsewhere",

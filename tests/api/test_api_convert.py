@@ -43,6 +43,7 @@ from isochrone.plan import (
     PlanReason,
     Route,
     ServicePlan,
+    ShadowPrice,
 )
 
 HERE = Path(__file__).parent
@@ -398,6 +399,9 @@ plans = st.builds(
             cost_uph=money,
             accuracy_ppm=ratios,
             load=st.none() | loads,
+            overload=st.sampled_from(OverloadPolicy),
+            priority=st.integers(-1000, 1000),
+            degraded_routes=few(routes),
         ),
         min_size=1,
         max_size=3,
@@ -415,6 +419,11 @@ plans = st.builds(
             nearest_feasible=st.none()
             | st.builds(
                 Alternative, objectives=objectives, option=options, change=st.text(max_size=40)
+            ),
+            shadow_prices=few(
+                st.builds(
+                    ShadowPrice, change=st.text(max_size=40), saving_uph=st.integers(0, 10**9)
+                )
             ),
         ),
         max_size=3,
@@ -460,6 +469,17 @@ def test_each_namespace_gets_its_own_plan_and_pays_for_what_it_holds() -> None:
     assert [it.identity for it in (photos, videos)] == ["photos/main", "videos/main"]
     assert [it.spec.cost_per_hour for it in (photos, videos)] == ["0.10", "0.05"]
     assert convert.plan_of(photos) == replace(plan, groups=plan.groups[:1], cost_uph=100_000)
+
+
+def test_when_the_first_worker_is_expected_survives_too() -> None:
+    fleet = convert.fleet(photo_tags().pools, NOWHERE, ())
+    groups = (replace(group("photos", "g1", 2), ready_ns=90_000_000_000),)
+    plan = Plan(revision=1, groups=groups, services=(), explanations=(), cost_uph=0)
+
+    (written,) = convert.serving_plans(plan, fleet, "main")
+
+    assert written.spec.groups[0].ready_in == "90s"
+    assert convert.plan_of(written).groups == groups
 
 
 def test_explanations_are_bounded() -> None:

@@ -172,7 +172,6 @@ def test_what_local_mode_cannot_carry_out_is_said() -> None:
 
     assert unheeded(declared) == ()
     assert [line.partition(": ")[2] for line in unheeded(asked)] == [
-        "overload.policy BestEffort acts as Reject here",
         "approval Manual acts as Automatic here",
         "scaling.scaleToZeroAfter has no effect here",
         "podTemplate has no effect without pods",

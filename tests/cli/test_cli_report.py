@@ -39,7 +39,7 @@ def document() -> PlanDocument:
     world = next(
         world
         for world in (draw_world(seed) for seed in range(100))
-        if len(world.plans[0].plan.services) == 1
+        if len(world.plans[0].plan.services) == len(world.plans[0].catalog.variants) == 1
     )
     plan, catalog = world.plans[0].plan, world.plans[0].catalog
     (service,), (group,), (variant,) = plan.services, plan.groups, catalog.variants

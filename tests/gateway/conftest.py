@@ -32,7 +32,7 @@ from isochrone.catalog import (
     TensorSpec,
     Variant,
 )
-from isochrone.demand import Isolation, Load, Objectives
+from isochrone.demand import Isolation, Load, Objectives, OverloadPolicy
 from isochrone.ids import GroupId, ModelId, Namespace, PoolId, ServiceId, VariantId
 from isochrone.plan import Group, Plan, Route, ServicePlan
 from isochrone.plan_document import PlanDocument, encode
@@ -261,7 +261,7 @@ class Cell:
             ),
         )
 
-    def write_plan(
+    def write_plan(  # noqa: PLR0913 - what a plan may say
         self,
         services: dict[str, tuple[Variant, ...]],
         *,
@@ -270,9 +270,15 @@ class Cell:
         revision: int = 1,
         signatures: dict[str, tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]] | None = None,
         load: Load | None = None,
+        overload: OverloadPolicy = OverloadPolicy.REJECT,
+        degraded: tuple[Variant, ...] = (),
+        ready_ns: Nanoseconds | None = None,
     ) -> None:
-        """Plan ``services``: variants by service, all in the group g1 on pool p1."""
-        variants = {item.id: item for items in services.values() for item in items}
+        """Plan ``services``: variants by service, all in the group g1 on pool p1.
+
+        ``degraded`` are for overload, of every service.
+        """
+        variants = {item.id: item for items in services.values() for item in (*items, *degraded)}
         specs = signatures or {}
         models = sorted({item.model for item in variants.values()})
         plan = Plan(
@@ -285,6 +291,7 @@ class Cell:
                     variants=tuple(sorted(variants)),
                     replicas=replicas,
                     isolation=Isolation.SHARED,
+                    ready_ns=ready_ns,
                 ),
             ),
             services=tuple(
@@ -311,6 +318,19 @@ class Cell:
                     cost_uph=0,
                     accuracy_ppm=800_000,
                     load=load,
+                    overload=overload,
+                    degraded_routes=tuple(
+                        Route(
+                            variant=item.id,
+                            group=GroupId("g1"),
+                            batch_size=max(item.batch_sizes),
+                            share_ppm=0,
+                            lane_share=0.0,
+                            predicted_ns=latency_ns,
+                            capacity_rps=100.0,
+                        )
+                        for item in degraded
+                    ),
                 )
                 for service, items in sorted(services.items())
             ),

@@ -22,6 +22,8 @@ def test_a_head_says_what_is_asked_and_how_long_the_body_is() -> None:
         "Inference-Header-Content-Length: 100",
         "X-Isochrone-Deadline-Ms: 12.5",
         "X-Isochrone-Accuracy-Floor: 0.8",
+        "X-Isochrone-Priority: -3",
+        "X-Isochrone-Offline: True",
         "X-Request-Id: r-1",
         "Traceparent: 00-a-b-01",
     )
@@ -31,6 +33,8 @@ def test_a_head_says_what_is_asked_and_how_long_the_body_is() -> None:
         json_bytes=100,
         target_ns=12_500_000,
         accuracy_floor_ppm=800_000,
+        priority=-3,
+        offline=True,
         echoed=b"x-request-id: r-1\r\ntraceparent: 00-a-b-01\r\n",
     )
 
@@ -72,6 +76,11 @@ def test_only_a_current_client_that_does_not_object_is_kept(
         (("X-Isochrone-Deadline-Ms: 1e99",), 400, "at most"),
         (("X-Isochrone-Accuracy-Floor: 1.1",), 400, "x-isochrone-accuracy-floor"),
         (("X-Isochrone-Accuracy-Floor: high",), 400, "x-isochrone-accuracy-floor"),
+        (("X-Isochrone-Priority: low",), 400, "'low'"),
+        (("X-Isochrone-Priority: 1.5",), 400, "whole number"),
+        (("X-Isochrone-Priority: --1",), 400, "whole number"),
+        (("X-Isochrone-Priority: 1234567890",), 400, "at most 9 digits"),
+        (("X-Isochrone-Offline: perhaps",), 400, "true or false"),
     ],
 )
 def test_a_wrong_field_is_a_problem_that_leaves_the_connection_good(

@@ -13,7 +13,7 @@ from isochrone.catalog import Accuracy, AccuracyMetric, AccuracySource, Catalog,
 from isochrone.demand import Load, SizeShare
 from isochrone.ids import ServiceId, VariantId
 from isochrone.plan_document import decode
-from isochrone.scheduling.outcomes import Outcome
+from isochrone.scheduling.outcomes import Outcome, Reason
 from isochrone.units import MICROSECOND, MILLISECOND, SECOND
 from isochrone_gateway.observed import Observed, ServiceWindow
 
@@ -33,12 +33,14 @@ def declared(peak_rate_rps: float, burst: int = 0) -> Load:
 
 
 def view(window: ServiceWindow, now: int) -> ServiceView:
-    return window.view(ONE, {VariantId("ns/v"): (800_000, 800_000)}, now)
+    return window.view(ONE, {VariantId("ns/v"): (800_000, 800_000)}, now, waiting=0)
 
 
 def serve(window: ServiceWindow, at: int, latency_ns: int = MILLISECOND) -> bool:
     within = window.arrived(at)
-    window.ended(Outcome.ON_TIME, at, within=within, latency_ns=latency_ns, variant="ns/v")
+    window.ended(
+        (Outcome.ON_TIME, Reason.SERVED), at, within=within, latency_ns=latency_ns, variant="ns/v"
+    )
     return within
 
 
@@ -197,10 +199,10 @@ def test_a_young_window_says_how_much_it_covers() -> None:
 
 def test_each_outcome_counts_once() -> None:
     window = ServiceWindow(0)
-    window.ended(Outcome.LATE, 1, within=True, latency_ns=9, variant="ns/v")
-    window.ended(Outcome.LATE, 1, within=False, latency_ns=-1, variant="")
-    window.ended(Outcome.REFUSED, 1, within=True, latency_ns=-1, variant="")
-    window.ended(Outcome.FAILED, 1, within=True, latency_ns=-1, variant="")
+    window.ended((Outcome.LATE, Reason.DROPPED), 1, within=True, latency_ns=9, variant="ns/v")
+    window.ended((Outcome.LATE, Reason.DROPPED), 1, within=False, latency_ns=-1, variant="")
+    window.ended((Outcome.REFUSED, Reason.OVERLOAD), 1, within=True, latency_ns=-1, variant="")
+    window.ended((Outcome.FAILED, Reason.EXECUTOR_LOST), 1, within=True, latency_ns=-1, variant="")
     serve(window, 1)
     found = view(window, SECOND)
     assert found["arrivals"] == 5
@@ -223,12 +225,14 @@ def test_the_least_accurate_that_answered_is_named(
     observed = Observed()
     observed.follow(document.plan, document.catalog, 0)
     for variant in ("ns/a", "ns/b"):
-        observed.ended(ONE, Outcome.ON_TIME, 1, within=True, latency_ns=1, variant=variant)
+        observed.ended(
+            ONE, (Outcome.ON_TIME, Reason.SERVED), 1, within=True, latency_ns=1, variant=variant
+        )
     # A plan without them does not make their answers undone.
     observed.follow(document.plan, Catalog(models=(), variants=()), SECOND)
-    assert [found["accuracy_ppm"] for found in observed.views(2 * SECOND)] == [worst]
+    assert [found["accuracy_ppm"] for found in observed.views(2 * SECOND, {})] == [worst]
     observed.begin_anew(3 * SECOND)
-    assert [found["arrivals"] for found in observed.views(4 * SECOND)] == [0]
+    assert [found["arrivals"] for found in observed.views(4 * SECOND, {})] == [0]
 
 
 def _with_accuracy(variant: Variant, value_ppm: int, metric: AccuracyMetric) -> Variant:

@@ -25,7 +25,7 @@ from isochrone.catalog import (
     Profile,
     Variant,
 )
-from isochrone.demand import Isolation, Objectives
+from isochrone.demand import Isolation, Objectives, OverloadPolicy
 from isochrone.execution import ActionStatus
 from isochrone.ids import GroupId, ModelId, Namespace, PoolId, ServiceId, VariantId, WorkerId
 from isochrone.plan import Group, Plan, Route, ServicePlan
@@ -111,7 +111,14 @@ def variant(  # noqa: PLR0913
     )
 
 
-def group(name: str, variants: Sequence[Variant], *, replicas: int = 1, pool: str = "cpu") -> Group:
+def group(
+    name: str,
+    variants: Sequence[Variant],
+    *,
+    replicas: int = 1,
+    pool: str = "cpu",
+    ready_ns: int | None = None,
+) -> Group:
     return Group(
         id=GroupId(name),
         namespace=Namespace("ns"),
@@ -119,11 +126,16 @@ def group(name: str, variants: Sequence[Variant], *, replicas: int = 1, pool: st
         variants=tuple(sorted(one.id for one in variants)),
         replicas=replicas,
         isolation=Isolation.SHARED,
+        ready_ns=ready_ns,
     )
 
 
 def route(
-    to: Variant, group_name: str = "g", *, batch_size: int = 16, lane_share: float = 1.0
+    to: Variant,
+    group_name: str = "g",
+    *,
+    batch_size: int = 16,
+    lane_share: float = 1.0,
 ) -> Route:
     return Route(
         variant=to.id,
@@ -137,7 +149,13 @@ def route(
 
 
 def service(
-    name: str, *routes: Route, target_ms: float = 100, floor_ppm: int = 700_000
+    name: str,
+    *routes: Route,
+    target_ms: float = 100,
+    floor_ppm: int = 700_000,
+    overload: OverloadPolicy = OverloadPolicy.REJECT,
+    priority: int = 0,
+    degraded: Sequence[Route] = (),
 ) -> ServicePlan:
     return ServicePlan(
         service=ServiceId(f"ns/{name}"),
@@ -150,6 +168,9 @@ def service(
         routes=routes,
         cost_uph=0,
         accuracy_ppm=0,
+        overload=overload,
+        priority=priority,
+        degraded_routes=tuple(degraded),
     )
 
 
@@ -271,6 +292,8 @@ class World:
         fields = {"rows": 1, "arrived_at": self.now, **fields}
         self.service_of[number] = name
         target = min(self.targets.get(name, 0), fields.get("target_ns") or 1 << 60)
+        if fields.get("offline"):
+            target = fields.get("target_ns") or self.settings.offline_wait_ns
         self.deadlines[number] = fields["arrived_at"] + target
         self.tell(RequestArrived(request=number, service=ServiceId(name), **fields))
         return number
@@ -401,12 +424,14 @@ def simple(
     *,
     times_ms: Mapping[int, float] | None = None,
     target_ms: float = 100,
+    overload: OverloadPolicy = OverloadPolicy.REJECT,
     **fields: object,
 ) -> World:
     """One service ``s`` on one warm worker ``w0``."""
     net = variant(times_ms=times_ms or {1: 10.0})
     world = World(settings, **fields)
-    world.plan([service("s", route(net), target_ms=target_ms)], [group("g", [net])], [net])
+    one = service("s", route(net), target_ms=target_ms, overload=overload)
+    world.plan([one], [group("g", [net])], [net])
     world.join(resident=[net])
     return world
 

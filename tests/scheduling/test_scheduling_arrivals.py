@@ -85,7 +85,7 @@ def test_before_weights_are_loaded_the_client_is_told_when_to_return(lab: Simple
     assert world.replies[first].retry_after_ns == 40 * MS
     world.join()
     world.run(until=15 * MS)
-    second = world.arrive()
+    second = world.arrive(target_ns=30 * MS)
     assert world.outcome(second) == (Outcome.REFUSED, Reason.NOT_LOADED)
     assert world.replies[second].retry_after_ns == 25 * MS
     world.run(until=40 * MS)

@@ -210,3 +210,30 @@ def test_the_work_of_an_event_does_not_grow_with_the_number_of_variants(
         work[variants] = lines_run(world.run)
         assert sum(isinstance(one, Load) for one in world.sent) > 100
     assert work[900] < 1.5 * work[30]
+
+
+def test_a_single_request_ahead_counts_as_one_and_not_as_a_full_batch(lab: SimpleNamespace) -> None:
+    times = {1: 2.0, 16: 16.0}
+    world = lab.crowd(variants=9, slots=8, target_ms=50, times_ms=times)
+    world.run(until=200 * MS)
+    held = sorted(name.removeprefix("ns/v") for name in world.executors["w0"].resident)
+    numbers = [world.arrive(f"s{name}") for name in held]
+    world.run()
+    assert len(held) == 8
+    assert [world.outcome(it) for it in numbers] == [(Outcome.ON_TIME, Reason.SERVED)] * 8
+
+
+def test_whoever_opens_a_batch_leaves_room_for_those_ahead_to_grow(lab: SimpleNamespace) -> None:
+    world = lab.crowd(variants=9, slots=8, target_ms=60, times_ms={1: 5.0, 8: 20.0})
+    world.run(until=200 * MS)
+    first, *others = sorted(name.removeprefix("ns/v") for name in world.executors["w0"].resident)
+    for at in range(200, 600, 4):
+        world.at(at * MS, lambda: world.arrive(f"s{first}"))
+    for at in range(400, 600, 3):
+        name = others[at % len(others)]
+        world.at(at * MS, lambda name=name: world.arrive(f"s{name}"))
+    world.run()
+    assert world.count()[Outcome.LATE] == 0
+    assert max(infer.batch_size for infer in world.infers()) == 8
+    # One by one, 200 a second could be answered; it is asked 250 times, and the others 333 times.
+    assert world.count(f"s{first}")[Outcome.ON_TIME] > 60

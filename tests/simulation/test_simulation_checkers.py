@@ -103,7 +103,7 @@ def test_a_broken_rule_is_noticed(
     make_world: MakeWorld, steps: list[Event | Action], message: str
 ) -> None:
     world = make_world()
-    checker = RuleChecker(open_max=2)
+    checker = RuleChecker(open_max=2, offline_wait_ns=1)
     checker.event(plan_of(world), 0)
     checker.event(joined(world, 100, VARIANTS[0]), 0)
 
@@ -120,14 +120,14 @@ def test_a_broken_rule_is_noticed(
 
 
 def test_an_action_for_nobody_is_noticed() -> None:
-    checker = RuleChecker(open_max=2)
+    checker = RuleChecker(open_max=2, offline_wait_ns=1)
     checker.event(arrival(1), 0)
     with pytest.raises(AssertionError, match="goes to nobody"):
         checker.action(infer(1, 1), 0)
 
 
 def test_a_reply_after_the_deadline_is_not_on_time(make_world: MakeWorld) -> None:
-    checker = RuleChecker(open_max=2)
+    checker = RuleChecker(open_max=2, offline_wait_ns=1)
     checker.event(plan_of(make_world()), 0)
     checker.event(arrival(1), 0)
     with pytest.raises(AssertionError, match="called on time, late"):

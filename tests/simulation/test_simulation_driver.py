@@ -187,6 +187,6 @@ def test_requests_without_an_end_are_noticed(make_world: MakeWorld) -> None:
 
 
 def test_a_claim_without_a_result_is_noticed(make_world: MakeWorld) -> None:
-    checker = RuleChecker(open_max=10)
+    checker = RuleChecker(open_max=10, offline_wait_ns=1)
     with pytest.raises(AssertionError, match="without a result"):
         drive(make_world(steady(1, 1)), Hasty(), seed=1, sink=lambda _: None, observers=(checker,))

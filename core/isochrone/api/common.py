@@ -119,8 +119,8 @@ Uri: TypeAlias = Annotated[
     str,
     Text(
         length_max=2048,
-        pattern=r"(?:pvc|s3|gs|hf|https|oci|file):[!-~]+",
-        what="location (pvc:, s3:, gs:, hf:, https:, oci:, or file: on one machine)",
+        pattern=r"(?:pvc|s3|gs|hf|https?|oci|file):[!-~]+",
+        what="location (pvc:, s3:, gs:, hf:, http(s):, oci:, or file: on one machine)",
         example="s3://bucket/model.pt2",
     ),
 ]
@@ -189,6 +189,16 @@ class ArtifactFormat(Enum):
     ONNX = "onnx"
 
 
+def digest_over_http() -> Rule:
+    """Return the rule that what comes without TLS has a digest to check it by."""
+    return Rule(
+        cel="!self.uri.startsWith('http:') || has(self.sha256)",
+        message="what comes by http: can be changed on its way: give its sha256, or use https:",
+        field_path=".uri",
+        holds=lambda source: not source.uri.startswith("http:") or source.sha256 is not None,
+    )
+
+
 class SourceArtifact(Part):
     """A trained model as it comes from outside."""
 
@@ -199,7 +209,9 @@ class SourceArtifact(Part):
     sha256: Digest | None = None
     """SHA-256 of the file in hex; when given, anything else is refused."""
     secret_ref: LocalRef | None = None
-    """Secret with the credentials that the location asks for."""
+    """Secret with the credentials that the location asks for; without one, nobody's are used."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (digest_over_http(),)
 
 
 class SelectorOperator(Enum):

@@ -120,6 +120,8 @@ def _trim(flat: Schema) -> Schema:
         del trimmed["additionalProperties"]  # a structural schema prunes what it does not name
     if "description" in trimmed:
         trimmed["description"] = " ".join(trimmed["description"].split())
+    if not trimmed.get("properties", True):
+        del trimmed["properties"]  # the API server stores none, and Argo CD would see a difference
     if trimmed.get("type") == "integer":
         trimmed["format"] = "int64"
     default = _without_empty(trimmed.pop("default", None))

@@ -59,6 +59,28 @@ class ServicePlanStatus(Part):
     """Accuracy of the least accurate variant that may answer."""
 
 
+class PendingPlan(ServicePlanStatus):
+    """A plan that waits for approval, frozen as it was first shown."""
+
+    cost_difference_per_hour: (
+        Annotated[
+            str,
+            Text(
+                length_max=17,
+                pattern=r"-?(?:0|[1-9][0-9]{0,8})(?:\.[0-9]{1,6})?",
+                what="difference in dollars per hour",
+                example="-1.50",
+            ),
+        ]
+        | None
+    ) = None
+    """What it costs beyond the plan in force, in dollars per hour; below 0 where it costs less."""
+    expires_at: Annotated[str, Text(length_max=64)] | None = Field(
+        default=None, json_schema_extra={"format": "date-time"}
+    )
+    """When it is replaced by a fresh one, unless it was approved."""
+
+
 class ObservedLatency(Part):
     """Latency of the requests that were answered."""
 
@@ -98,7 +120,7 @@ class InferenceServiceStatus(Part):
     """Where clients reach the service."""
     plan: ServicePlanStatus | None = None
     """The plan in force."""
-    pending_plan: ServicePlanStatus | None = None
+    pending_plan: PendingPlan | None = None
     """The plan that waits for approval."""
     observed: Observed | None = None
     """What happened in the window."""

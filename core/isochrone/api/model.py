@@ -6,7 +6,9 @@ from pydantic import Field, StrictInt
 
 from isochrone.api.common import (
     Conditions,
+    Digest,
     LabelName,
+    LocalRef,
     LongText,
     Natural,
     ObservedGeneration,
@@ -14,6 +16,7 @@ from isochrone.api.common import (
     Ratio,
     SourceArtifact,
     Uri,
+    digest_over_http,
 )
 from isochrone.api.resource import (
     AGE_COLUMN,
@@ -70,6 +73,12 @@ class ValidationSet(Part):
 
     uri: Uri
     """Where the file is."""
+    sha256: Digest | None = None
+    """SHA-256 of the file in hex; when given, anything else is refused."""
+    secret_ref: LocalRef | None = None
+    """Secret with the credentials that the location asks for; without one, nobody's are used."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (digest_over_http(),)
 
 
 class AccuracySpec(Part):

@@ -74,7 +74,7 @@ class MeasuredAccuracy(Part):
     value: Ratio
     """The accuracy."""
     lower: Ratio
-    """Lower 95 % bound: what a floor is held against."""
+    """The worse end of its 95 % interval: the lower one, and for mae the upper one."""
     metric: AccuracyMetric
     """What accuracy means."""
     samples: Natural

@@ -24,7 +24,7 @@ from isochrone.api.modelvariant import MeasuredAccuracy, PoolProfile, VariantArt
 from isochrone.api.resource import AGE_COLUMN, Column, Definition, Resource, Scope
 from isochrone.api.schema import Keyed, Part, Rule, Text
 from isochrone.catalog import AccuracyMetric, BackendName, Datatype, Precision
-from isochrone.demand import Isolation
+from isochrone.demand import Isolation, OverloadPolicy
 from isochrone.plan import PlanReason
 
 GROUPS_MAX = 256
@@ -36,6 +36,7 @@ ROUTES_MAX = 32
 CHOSEN_MAX = 4
 RUNNERS_UP_MAX = 3
 BINDING_MAX = 8
+SHADOW_PRICES_MAX = 4
 
 GroupName = Annotated[str, Text(length_max=253, pattern=r"[!-~]+", what="group name")]
 
@@ -53,6 +54,8 @@ class PlannedGroup(Part):
     """Executors."""
     isolation: Isolation
     """Whether services share the group."""
+    ready_in: Duration | None = None
+    """In what time its first executor is expected, where none is there yet and that is known."""
 
 
 class PlannedRoute(Part):
@@ -89,6 +92,12 @@ class PlannedService(Part):
     """Accuracy of the least accurate variant that may answer."""
     load: ServiceLoad | None = None
     """What it was sized for: attainment counts the arrivals within it."""
+    overload: OverloadPolicy = OverloadPolicy.REJECT
+    """What happens to requests that cannot be on time."""
+    priority: Annotated[StrictInt, Field(ge=-1000, le=1000)] = 0
+    """What a request may lower its own priority from."""
+    degraded_routes: Annotated[tuple[PlannedRoute, ...], Field(max_length=ROUTES_MAX)] = ()
+    """Routes to variants below the accuracy floor, for overload alone."""
 
 
 class PlannedTensor(Part):
@@ -175,6 +184,15 @@ class NearestFeasible(Part):
     """Which promise gives way, from what to what."""
 
 
+class PlannedShadowPrice(Part):
+    """What one promise, a little looser, would save."""
+
+    change: ShortText
+    """What would be promised instead."""
+    saves_per_hour: Money
+    """What that would save of the bill, in dollars per hour, everything else as it is."""
+
+
 class ServiceExplanation(Part):
     """Why a service is served the way it is, or why it is not."""
 
@@ -192,6 +210,10 @@ class ServiceExplanation(Part):
     """Constraints that nothing cheaper could meet."""
     nearest_feasible: NearestFeasible | None = None
     """The nearest objectives that could be met, and their price."""
+    shadow_prices: Annotated[
+        tuple[PlannedShadowPrice, ...], Field(max_length=SHADOW_PRICES_MAX)
+    ] = ()
+    """What each promise, a little looser, would save."""
 
 
 class ServingPlanSpec(Part):

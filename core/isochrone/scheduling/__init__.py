@@ -25,6 +25,7 @@ from isochrone.scheduling.snapshot import (
     QueueSnapshot,
     ServiceSnapshot,
     Snapshot,
+    VariantState,
     WorkerSnapshot,
 )
 
@@ -50,6 +51,7 @@ __all__ = [
     "Snapshot",
     "Timer",
     "Unload",
+    "VariantState",
     "WorkerJoined",
     "WorkerLost",
     "WorkerSnapshot",

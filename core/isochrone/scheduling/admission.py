@@ -217,7 +217,7 @@ def _excess_of_share(queue: RouteQueue, rows: int, aim: Instant, picture: Pictur
     under_way = 0
     for execution in claim.under_way.values():
         lane = execution.lane
-        if lane.group is queue.group:
+        if lane.group is queue.group and not execution.spare:
             begun = lane.executions[0] is execution
             under_way += max(0, lane.head_end - now) if begun else execution.expected_ns
     own = sum(other.work_ns for other in claim.queues)

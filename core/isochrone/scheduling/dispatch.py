@@ -43,13 +43,14 @@ def fill_lanes(cell: Cell, group: WorkerGroup, now: Instant, actions: list[Actio
             group.dispatch_at = wait
             break
         if size:
-            _send(cell, lane, queue, (size, count, start, factor), now, actions)
+            requests = queue.take(count)
+            send(cell, lane, queue, requests, (size, start, factor), now, actions)
         elif _can_wait(group, queue, head, now):
             # Another lane may be free in time, though this one is not.
             handed.append(lane)
         else:
             group.offer_lane(lane)
-            end_queued(cell, head, actions)
+            end_queued(cell, head, now, actions)
     for lane in handed:
         group.offer_lane(lane)
     if not group.waiting:
@@ -119,23 +120,29 @@ def _can_wait(group: WorkerGroup, queue: RouteQueue, head: Request, now: Instant
     )
 
 
-def _send(
+def send(
     cell: Cell,
     lane: Lane,
     queue: RouteQueue,
-    batch: tuple[int, int, Instant, float],
+    requests: list[Request],
+    batch: tuple[int, Instant, float],
     now: Instant,
     actions: list[Action],
 ) -> None:
-    """Send one batch: its size, how many requests, its predicted start, the lane's speed."""
-    size, count, start, factor = batch
-    requests = queue.take(count)
+    """Send ``requests``, just taken from ``queue``, as one batch.
+
+    ``batch`` is its size, its predicted start, and the lane's speed. Requests that had waited for an
+    idle worker are all of that kind, and are counted against nobody's share.
+    """
+    size, start, factor = batch
+    spare = requests[0].spare
     median = queue.costs.times[size]
     expected = max(1, int(median * factor))
     aim = requests[0].aim
     for request in requests:
         request.move(RequestState.DISPATCHED)
         request.attempts += 1
+        request.spare = False
         aim = min(aim, request.aim)
     action = cell.new_action()
     execution = Execution(
@@ -147,10 +154,12 @@ def _send(
         expected_ns=expected,
         factor=factor,
         sent_at=now,
+        spare=spare,
     )
     cell.under_way[action] = execution
     lane.send(execution, now)
-    queue.claim.give(expected, now, cell.settings.active_window_ns)
+    if not spare:
+        queue.claim.give(expected, now, cell.settings.active_window_ns)
     if lane.crowded:
         lane.touch(queue.route.variant.id)
     group = queue.group
@@ -164,7 +173,7 @@ def _send(
             batch_size=size,
             requests=tuple([request.id for request in requests]),
             earliest=now,
-            latest=max(aim - expected, start + cell.settings.window_slack_ns),
+            latest=max(0 if spare else aim - expected, start + cell.settings.window_slack_ns),
             expected_ns=expected,
         )
     )

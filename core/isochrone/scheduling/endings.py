@@ -8,6 +8,7 @@ from isochrone.ids import ActionId
 from isochrone.scheduling.actions import Action, Reply
 from isochrone.scheduling.cell import Cell
 from isochrone.scheduling.outcomes import Outcome, Reason
+from isochrone.scheduling.plan_view import RouteView
 from isochrone.scheduling.queues import RouteQueue
 from isochrone.scheduling.requests import Request, RequestState
 from isochrone.units import Instant
@@ -23,19 +24,26 @@ def end(
     """Reply to ``request``, which no queue and no execution may hold any more."""
     request.move(RequestState.ENDED)
     del cell.requests[request.id]
-    actions.append(Reply(request=request.id, outcome=ending[0], reason=ending[1], action=action))
+    outcome, reason = ending
+    if request.offline and outcome is Outcome.LATE:
+        reason = Reason.OFFLINE
+    actions.append(Reply(request=request.id, outcome=outcome, reason=reason, action=action))
 
 
-def end_queued(cell: Cell, request: Request, actions: list[Action]) -> None:
+def end_queued(cell: Cell, request: Request, now: Instant, actions: list[Action]) -> None:
     """Reply to the queued ``request`` that can no longer be on time, and take it out.
 
-    Where no worker has or awaits its weights, that is a failure of ours, not lateness.
+    Where no worker has or awaits its weights, that is a failure of ours, not lateness. Where its
+    service is best effort, it waits for an idle worker instead.
     """
     queue = request.queue
     queue.remove(request)
     if not queue.holders:
         # Perhaps nobody waits any more for what a worker owes.
         queue.group.unsettled = True
+    if queue.route.best_effort and may_wait(cell, request, queue, now):
+        queue.set_aside(request, now)
+        return
     ending = (
         (Outcome.LATE, Reason.DROPPED) if queue.home else (Outcome.FAILED, Reason.EXECUTOR_LOST)
     )
@@ -52,19 +60,24 @@ def give_back(
     """Queue the dispatched ``request`` again, or end it with ``ending``.
 
     It is queued at its place in order of deadline, which is the front, as long as its deadline
-    allows and it was not tried ``attempts_max`` times.
+    allows and it was not tried ``attempts_max`` times. Where it came for an idle worker, or its
+    service is best effort and it is too late for anything else, it waits for an idle worker.
     """
     if request.state is RequestState.WITHDRAWN:
         assert request.reason is not None, request.id
         end(cell, request, (Outcome.INVALID, request.reason), actions)
         return
     queue = other_queue(cell, request)
-    if (
-        queue is None
-        or request.attempts >= cell.settings.attempts_max
-        or now > queue.latest_start(request, 1.0)
-    ):
+    if queue is None or request.attempts >= cell.settings.attempts_max:
         end(cell, request, ending, actions)
+        return
+    if request.offline or now > queue.latest_start(request, 1.0):
+        waits = request.offline or queue.route.best_effort
+        if waits and may_wait(cell, request, queue, now):
+            request.move(RequestState.QUEUED)
+            queue.set_aside(request, now)
+        else:
+            end(cell, request, ending, actions)
         return
     request.move(RequestState.QUEUED)
     enqueue(request, queue)
@@ -75,9 +88,23 @@ def give_back(
         queue.group.unsettled = True
 
 
+def may_wait(cell: Cell, request: Request, queue: RouteQueue, now: Instant) -> bool:
+    """Whether ``request`` may wait before ``queue`` for an idle worker."""
+    return now < request.give_up_at and len(queue.spare) < cell.settings.spare_max
+
+
+def place(request: Request, queue: RouteQueue, now: Instant) -> None:
+    """Have ``request``, which has lost its queue, wait in ``queue`` as it did there."""
+    if request.spare:
+        queue.set_aside(request, now)
+    else:
+        enqueue(request, queue)
+
+
 def enqueue(request: Request, queue: RouteQueue) -> None:
     """Put ``request`` into ``queue``, and have its group wake up in time to give up on it."""
     request.queue = queue
+    request.spare = False
     queue.push(request)
     group = queue.group
     factor = queue.holders[0].speed.factor if queue.holders else 1.0
@@ -97,9 +124,12 @@ def other_queue(cell: Cell, request: Request) -> RouteQueue | None:
     if stays and own.home:
         return own
     service = cell.view.services.get(request.service)
+    found: tuple[RouteView, ...] = ()
+    if service is not None:
+        found = service.all_routes if own.route.degraded else service.routes
     routes = [
         cell.queues[route.key]
-        for route in (service.routes if service is not None else ())
+        for route in found
         if route.admits(rows=request.rows, version=request.version, floor_ppm=request.floor_ppm)
     ]
     for queue in routes:

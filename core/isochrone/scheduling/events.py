@@ -44,6 +44,8 @@ class RequestArrived(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     (None: the service's). ``accuracy_floor_ppm`` is the client's own higher floor (None: the
     service's). ``version`` names an architecture or a variant (None: any). ``ready`` is False while
     the body is still being read: the request holds its place, but cannot run before RequestReady.
+    ``priority`` counts where it is below the service's (None: the service's). ``offline``: it is run
+    only when a worker has nothing else to do; ``target_ns`` is then how long it waits for that.
     """
 
     request: RequestId
@@ -54,6 +56,8 @@ class RequestArrived(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     accuracy_floor_ppm: PartsPerMillion | None = None
     version: str | None = None
     ready: bool = True
+    priority: int | None = None
+    offline: bool = False
 
 
 class RequestReady(msgspec.Struct, frozen=True, kw_only=True, gc=False):

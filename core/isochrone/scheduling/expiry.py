@@ -26,7 +26,7 @@ def expire(cell: Cell, group: WorkerGroup, now: Instant, actions: list[Action]) 
             if now <= latest:
                 group.expect_head(queue, latest + 1)
                 break
-            end_queued(cell, queue.requests[0], actions)
+            end_queued(cell, queue.requests[0], now, actions)
 
 
 def _look_at_lanes(cell: Cell, group: WorkerGroup, now: Instant, actions: list[Action]) -> None:

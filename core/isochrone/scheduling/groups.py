@@ -18,10 +18,15 @@ from isochrone.scheduling.picture import Picture
 from isochrone.scheduling.plan_view import GroupView, RouteKey
 from isochrone.scheduling.queues import LONG_AGO, NEVER, RouteQueue
 from isochrone.scheduling.settings import Settings
-from isochrone.units import Instant, Nanoseconds
+from isochrone.units import MILLISECOND, Instant, Nanoseconds
 
+SPARE_LOOK_NS: Nanoseconds = 50 * MILLISECOND
+"""How often those that wait for an idle worker are looked at when nothing happens."""
 OPENINGS_SPARE = 64
 """Void entries that the heap of lanes may hold beside four for each lane."""
+
+SLOWNESS_STEPS = 8
+"""Idle lanes whose speed factors differ by less than one part in so many count as equally fast."""
 
 Wakes = list[tuple[Instant, int]]
 
@@ -41,7 +46,9 @@ class WorkerGroup:
         "_openings",
         "_outstanding_max",
         "_picture",
+        "_room",
         "alone",
+        "asked_at",
         "closed_until",
         "crowded",
         "demand",
@@ -54,7 +61,10 @@ class WorkerGroup:
         "number",
         "queues",
         "queues_to",
+        "ready_at",
         "shares",
+        "spare_at",
+        "spares",
         "tightest_ns",
         "turns",
         "unsettled",
@@ -64,7 +74,9 @@ class WorkerGroup:
         "wakes",
     )
 
-    def __init__(self, view: GroupView, settings: Settings, number: int, wakes: "Wakes") -> None:
+    def __init__(  # noqa: PLR0915 - what a group is
+        self, view: GroupView, settings: Settings, number: int, wakes: "Wakes"
+    ) -> None:
         self.view = view
         self.number = number
         """Tells it from every other group of its cell, also from former ones."""
@@ -104,6 +116,16 @@ class WorkerGroup:
         """Some lane may have something to load or unload."""
         self.expire_at: Instant = NEVER
         self.dispatch_at: Instant = NEVER
+        self.spares: dict[RouteKey, RouteQueue] = {}
+        """The queues before which somebody waits for an idle worker."""
+        self.spare_at: Instant = NEVER
+        """When they are looked at next, at the latest."""
+        self.asked_at: Instant = LONG_AGO
+        """When somebody last asked to be answered in time."""
+        self._room: tuple[float, Nanoseconds] = (0.0, 0)
+        """What ``room_ns`` said last, and for which slowness."""
+        self.ready_at: Instant | None = None
+        """When its first worker is expected, by the plan's word."""
         self.alone = (self,)
         """Itself as a tuple: what an event that touches this group alone answers."""
 
@@ -115,6 +137,8 @@ class WorkerGroup:
         """Take those of ``queues`` that lead here."""
         self.queues = {key: queue for key, queue in queues.items() if queue.group is self}
         self.queues_to = {}
+        self.spares = {key: queue for key, queue in self.queues.items() if queue.spare}
+        self._room = (0.0, 0)
         self.tightest_ns = min((it.costs.target_ns for it in self.queues.values()), default=0)
         for claim in self.shares.claims.values():
             claim.queues = []
@@ -185,14 +209,14 @@ class WorkerGroup:
 
     def offer_lane(self, lane: Lane) -> None:
         """Have ``lane``, which has room, stand among those that may be given work."""
-        free_at = lane.free_at if lane.executions else LONG_AGO
-        heappush(self._openings, (free_at, lane.place, lane.ticket))
+        heappush(self._openings, (_opens_at(lane), lane.place, lane.ticket))
 
     def take_lane(self, now: Instant, ahead_ns: Nanoseconds) -> Lane | None:
         """Return the lane with room that is free first, if that is within ``ahead_ns``.
 
-        Lanes that have nothing to do come first. It is offered no more until its work changes, or
-        ``offer_lane`` is called. With None, ``dispatch_at`` is when the next one may be had.
+        Lanes that have nothing to do come first, those that are slowed last among them. It is
+        offered no more until its work changes, or ``offer_lane`` is called. With None,
+        ``dispatch_at`` is when the next one may be had.
         """
         openings = self._openings
         self.dispatch_at = NEVER
@@ -236,9 +260,32 @@ class WorkerGroup:
         self.expire_at = min(self.due_at, expiries[0][0] if expiries else NEVER)
         return None
 
+    def look_at_spares(self, now: Instant) -> None:
+        """Look soon at those that wait for an idle worker."""
+        self.spare_at = min(self.spare_at, now + SPARE_LOOK_NS)
+        self.note_wake()
+
+    def room_ns(self, slowness: float) -> Nanoseconds:
+        """Return for how long an idle worker may be taken, so that whoever comes next is in time.
+
+        ``slowness`` is what its executions may take over their profile. Counted are requests of one
+        row, whose service does not degrade.
+        """
+        if self._room[0] != slowness:
+            rooms = [
+                queue.costs.target_ns - int(queue.costs.cover_ns[1] * slowness)
+                for queue in self.queues.values()
+                if not queue.route.degraded
+            ]
+            self._room = (slowness, min(rooms, default=0))
+        return self._room[1]
+
     def wants_to_wake(self) -> Instant:
         """Return when there will be something to do here if nothing happens before."""
-        return min(self.expire_at, self.dispatch_at) if self.waiting else self.expire_at
+        at = min(self.expire_at, self.spare_at) if self.spares else self.expire_at
+        if self.waiting and self.dispatch_at < at:
+            at = self.dispatch_at
+        return at
 
     def note_wake(self) -> None:
         """Stand among ``wakes`` early enough."""
@@ -249,7 +296,7 @@ class WorkerGroup:
 
     def _reopen(self) -> None:
         self._openings = [
-            (lane.free_at if lane.executions else LONG_AGO, lane.place, lane.ticket)
+            (_opens_at(lane), lane.place, lane.ticket)
             for lane in self.lanes
             if len(lane.executions) < self._outstanding_max and not lane.stuck
         ]
@@ -266,6 +313,13 @@ class WorkerGroup:
     def idle(self, lane: Lane) -> bool:
         """Whether no request waits that could run on ``lane``."""
         return not any(queue.reach & lane.bit for queue in self.waiting.values())
+
+
+def _opens_at(lane: Lane) -> Instant:
+    """Return when ``lane`` is free; for one that is, an instant long ago, later where it is slower."""
+    if lane.executions:
+        return lane.free_at
+    return LONG_AGO + int(lane.speed.factor * SLOWNESS_STEPS)
 
 
 def lane_holds(lane: Lane, variant: VariantId) -> bool:

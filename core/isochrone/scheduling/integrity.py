@@ -6,7 +6,7 @@ Called by ``Scheduler.check_integrity``. A violation is a defect of ours: an ``A
 from isochrone.scheduling.cell import Cell
 from isochrone.scheduling.groups import WorkerGroup, lane_awaits, lane_holds
 from isochrone.scheduling.lanes import Execution, Lane, Transfer
-from isochrone.scheduling.queues import NEVER, RouteQueue
+from isochrone.scheduling.queues import NEVER, RouteQueue, spare_order
 from isochrone.scheduling.requests import RequestState
 
 WAITING = (RequestState.RECEIVING, RequestState.QUEUED)
@@ -57,6 +57,17 @@ def _check_queue(cell: Cell, queue: RouteQueue, places: dict[int, int]) -> None:
         assert request.state in WAITING, request.id
         assert request.queue is queue, request.id
         assert cell.requests[request.id] is request, request.id
+        assert not request.spare, request.id
+        places[request.id] += 1
+    assert len(queue.spare) <= cell.settings.spare_max, queue.key
+    assert queue.spare == sorted(queue.spare, key=spare_order), queue.key
+    assert (queue.group.spares.get(queue.key) is queue) == bool(queue.spare), queue.key
+    for request in queue.spare:
+        assert request.state in WAITING, request.id
+        assert request.queue is queue, request.id
+        assert request.spare, request.id
+        assert request.offline or queue.route.best_effort, request.id
+        assert cell.requests[request.id] is request, request.id
         places[request.id] += 1
 
 
@@ -80,6 +91,7 @@ def _check_group(group: WorkerGroup) -> None:
                 assert queue.home == (awaiting[0].bit if awaiting else 0), queue.key
     listed = [queue for queues in group.queues_to.values() for queue in queues]
     assert sorted(queue.key for queue in listed) == sorted(group.queues), group.view.group
+    assert not group.spares or group.spare_at < NEVER, group.view.group
     group.demand.check()
     group.line.check()
     batches = [batch for block in group.line.blocks for batch in block.batches]

@@ -29,7 +29,10 @@ RETRIES_MAX = 64
 
 
 class Execution:
-    """One Infer under way. ``median_ns`` is the profile's; ``expected_ns`` what was predicted."""
+    """One Infer under way. ``median_ns`` is the profile's; ``expected_ns`` what was predicted.
+
+    ``spare``: its requests had waited for an idle worker.
+    """
 
     __slots__ = (
         "action",
@@ -40,6 +43,7 @@ class Execution:
         "queue",
         "requests",
         "sent_at",
+        "spare",
     )
 
     def __init__(  # noqa: PLR0913 - what an execution is
@@ -53,6 +57,7 @@ class Execution:
         expected_ns: Nanoseconds,
         factor: float,
         sent_at: Instant,
+        spare: bool,
     ) -> None:
         self.action = action
         self.lane = lane
@@ -62,6 +67,7 @@ class Execution:
         self.expected_ns = expected_ns
         self.factor = factor
         self.sent_at = sent_at
+        self.spare = spare
 
 
 class TransferKind(Enum):

@@ -26,15 +26,20 @@ class Outcome(StrEnum):
 class Reason(StrEnum):
     """Why a request ended in its outcome.
 
-    Table (outcome: reasons): on_time: served. late: deadline_missed (a reply came too late),
-    dropped (it could no longer be on time, so nothing was run). refused: overload, impossible_deadline,
+    Table (outcome: reasons): on_time: served, degraded (by a variant below the service's floor, under
+    overload), offline. late: deadline_missed (a reply came too late), dropped (it could no longer be
+    on time, so nothing was run), best_effort (it was run all the same, and has its result), offline
+    (no worker was idle in all the time that it gave). refused: overload, impossible_deadline,
     not_loaded, no_route, queue_full, suspended. failed: executor_lost, executor_error, draining.
     invalid: bad_request, client_left.
     """
 
     SERVED = "served"
+    DEGRADED = "degraded"
+    OFFLINE = "offline"
     DEADLINE_MISSED = "deadline_missed"
     DROPPED = "dropped"
+    BEST_EFFORT = "best_effort"
     OVERLOAD = "overload"
     IMPOSSIBLE_DEADLINE = "impossible_deadline"
     NOT_LOADED = "not_loaded"
@@ -49,8 +54,10 @@ class Reason(StrEnum):
 
 
 REASONS: dict[Outcome, frozenset[Reason]] = {
-    Outcome.ON_TIME: frozenset({Reason.SERVED}),
-    Outcome.LATE: frozenset({Reason.DEADLINE_MISSED, Reason.DROPPED}),
+    Outcome.ON_TIME: frozenset({Reason.SERVED, Reason.DEGRADED, Reason.OFFLINE}),
+    Outcome.LATE: frozenset(
+        {Reason.DEADLINE_MISSED, Reason.DROPPED, Reason.BEST_EFFORT, Reason.OFFLINE}
+    ),
     Outcome.REFUSED: frozenset(
         {
             Reason.OVERLOAD,

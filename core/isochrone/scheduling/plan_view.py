@@ -7,6 +7,7 @@ only: what changes from request to request lives in ``queues`` and ``lanes``.
 from dataclasses import dataclass
 
 from isochrone.catalog import AccuracyMetric, Catalog, Profile, Variant
+from isochrone.demand import OverloadPolicy
 from isochrone.errors import ManifestError
 from isochrone.ids import GroupId, PoolId, ServiceId, VariantId
 from isochrone.plan import Group, Plan, Route, ServicePlan
@@ -23,8 +24,9 @@ RouteKey = tuple[ServiceId, VariantId, GroupId]
 class RouteView:
     """One way that a service's requests may take.
 
-    ``weight`` is KAIROS's C: what its lane time is worth, 1 on the service's fastest route and less
-    on slower ones.
+    ``weight`` is KAIROS's C: what the lane time of its workers is worth, 1 where the service has its
+    fastest variant and less on slower workers. ``degraded``: only for those whom no other route can
+    answer in time. ``best_effort``: what cannot be on time is run when a worker is idle.
     """
 
     key: RouteKey
@@ -32,6 +34,8 @@ class RouteView:
     costs: BatchCosts
     lane_share: float
     weight: float
+    degraded: bool
+    best_effort: bool
 
     def admits(self, *, rows: int, version: str | None, floor_ppm: PartsPerMillion | None) -> bool:
         """Whether a request of ``rows`` with the client's own wishes may take this route."""
@@ -53,12 +57,23 @@ class RouteView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceView:
-    """How one service is served. Without routes it is suspended."""
+    """How one service is served. Without routes it is suspended.
+
+    ``degraded`` are the routes to variants below its floor, which are for overload alone.
+    """
 
     service: ServiceId
     target_ns: Nanoseconds
     floor_ppm: PartsPerMillion
+    priority: int
+    best_effort: bool
     routes: tuple[RouteView, ...]
+    degraded: tuple[RouteView, ...]
+
+    @property
+    def all_routes(self) -> tuple[RouteView, ...]:
+        """Return every route, those for overload last."""
+        return (*self.routes, *self.degraded)
 
     def raised(self, floor_ppm: PartsPerMillion | None) -> PartsPerMillion | None:
         """Return the client's floor where it asks for more than the service's; else None."""
@@ -84,7 +99,7 @@ class GroupView:
 
     ``order`` are its variants in the plan's order, ``memory_bytes`` what all of them take together,
     ``longest_ns`` the longest batch among them. ``sigma`` is the relative error that their profiles
-    imply.
+    imply. ``ready_ns`` is the plan's: in what time its first worker is expected.
     """
 
     group: GroupId
@@ -94,6 +109,7 @@ class GroupView:
     memory_bytes: Bytes
     longest_ns: Nanoseconds
     sigma: float
+    ready_ns: Nanoseconds | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +145,7 @@ def _tightest_targets(plan: Plan) -> dict[GroupId, Nanoseconds]:
     tightest: dict[GroupId, Nanoseconds] = {}
     for service in plan.services:
         target_ns = service.objectives.latency_ns
-        for route in service.routes:
+        for route in service.all_routes:
             tightest[route.group] = min(tightest.get(route.group, target_ns), target_ns)
     return tightest
 
@@ -141,14 +157,36 @@ def _view_service(
     tightest: dict[GroupId, Nanoseconds],
     settings: Settings,
 ) -> ServiceView:
-    """Return ``service`` with the batch sizes that each route may use.
+    return ServiceView(
+        service=service.service,
+        target_ns=service.objectives.latency_ns,
+        floor_ppm=service.objectives.accuracy_floor_ppm,
+        priority=service.priority,
+        best_effort=service.overload is OverloadPolicy.BEST_EFFORT,
+        routes=_view_routes(service, groups, variants, tightest, settings, degraded=False),
+        degraded=_view_routes(service, groups, variants, tightest, settings, degraded=True),
+    )
+
+
+def _view_routes(
+    service: ServicePlan,
+    groups: dict[GroupId, Group],
+    variants: dict[VariantId, Variant],
+    tightest: dict[GroupId, Nanoseconds],
+    settings: Settings,
+    *,
+    degraded: bool,
+) -> tuple[RouteView, ...]:
+    """Return the routes of ``service``, each with the batch sizes that it may use.
 
     Those up to the planned one, and above it those that nobody on the group's workers can mind:
     twice their time fits the tightest target. They form under backlog alone, and raise throughput.
     """
     target_ns = service.objectives.latency_ns
+    planned = service.degraded_routes if degraded else service.routes
     drafts: list[tuple[Route, Variant, BatchCosts]] = []
-    for route in sorted(service.routes, key=lambda route: (route.variant, route.group)):
+    row_ns: dict[GroupId, float] = {}
+    for route in sorted(planned, key=lambda route: (route.variant, route.group)):
         group = groups.get(route.group)
         if group is None or route.variant not in group.variants:
             raise ManifestError(
@@ -169,22 +207,23 @@ def _view_service(
                 f"on pool {group.pool}: profile it there"
             )
         costs = BatchCosts(times, target_ns=target_ns - settings.reply_overhead_ns)
+        each_ns = costs.full_ns / costs.full
+        row_ns[group.id] = min(row_ns.get(group.id, each_ns), each_ns)
         drafts.append((route, variant, costs))
-    fastest = min((costs.full_ns / costs.full for _, _, costs in drafts), default=0.0)
-    return ServiceView(
-        service=service.service,
-        target_ns=target_ns,
-        floor_ppm=service.objectives.accuracy_floor_ppm,
-        routes=tuple(
+    fastest = min(row_ns.values(), default=0.0)
+    return tuple(
+        [
             RouteView(
                 key=(service.service, route.variant, route.group),
                 variant=variant,
                 costs=costs,
                 lane_share=route.lane_share,
-                weight=fastest / (costs.full_ns / costs.full),
+                weight=fastest / row_ns[route.group],
+                degraded=degraded,
+                best_effort=service.overload is OverloadPolicy.BEST_EFFORT,
             )
             for route, variant, costs in drafts
-        ),
+        ]
     )
 
 
@@ -209,6 +248,7 @@ def _view_group(group: Group, variants: dict[VariantId, Variant]) -> GroupView:
         memory_bytes=sum(view.memory_bytes for view in hosted.values()),
         longest_ns=longest_ns,
         sigma=sum(sigmas) / len(sigmas) if sigmas else 0.0,
+        ready_ns=group.ready_ns,
     )
 
 

@@ -5,7 +5,7 @@ One ``RouteQueue`` per (service, variant, group). Filled and emptied by ``schedu
 that asking is O(1).
 """
 
-from bisect import bisect_right
+from bisect import bisect_right, insort
 from math import exp2, log
 from typing import TYPE_CHECKING
 
@@ -31,6 +31,11 @@ Shape = tuple[int, Nanoseconds, Nanoseconds]
 """
 
 
+def spare_order(request: Request) -> tuple[bool, int, int]:
+    """Return the order in which requests are served that wait for an idle worker."""
+    return request.offline, request.lowered, request.id
+
+
 class RouteQueue:
     """Waiting requests of one route, by (aim, arrival).
 
@@ -39,6 +44,8 @@ class RouteQueue:
     ``home`` is the set of lanes, by bit, that its requests count on: the holders, or where there are
     none the lane ``coming``, which is loading the variant or owes that. ``reach`` is the set of
     lanes on which its requests may come to run. All four are kept by ``WorkerGroup.refresh``.
+    ``spare`` are requests that wait for an idle worker: they stand in nobody's way, and no figure
+    here counts them.
     """
 
     __slots__ = (
@@ -55,6 +62,7 @@ class RouteQueue:
         "holders",
         "home",
         "key",
+        "overloaded_at",
         "reach",
         "receiving",
         "requests",
@@ -64,6 +72,7 @@ class RouteQueue:
         "rows_max",
         "serial",
         "solo_ns",
+        "spare",
         "takes_turns",
         "work_ns",
     )
@@ -90,6 +99,8 @@ class RouteQueue:
         """Lane time of everything that waits, as profile medians."""
         self.accepted_at: Instant = LONG_AGO
         """When a request was last admitted here: probes are counted from it."""
+        self.overloaded_at: Instant = LONG_AGO
+        """When a request was last refused here for want of time."""
         self.asked_at: Instant = LONG_AGO
         """When a request last asked for a place here, admitted or not."""
         self.asked = 0.0
@@ -104,6 +115,8 @@ class RouteQueue:
         """When the group will look at its head, at the latest."""
         self.retired = False
         """The plan has dropped this route."""
+        self.spare: list[Request] = []
+        """By (offline, lowered, number)."""
 
     def note_asked(self, now: Instant) -> None:
         """Count a request that asks for a place here."""
@@ -185,6 +198,11 @@ class RouteQueue:
 
     def remove(self, request: Request) -> None:
         """Take ``request`` out, wherever it stands."""
+        if request.spare:
+            self.spare.remove(request)
+            if not self.spare:
+                self.group.spares.pop(self.key, None)
+            return
         place = self.requests.index(request)
         del self.requests[place], self.aims[place]
         if request.state is RequestState.RECEIVING:
@@ -192,6 +210,14 @@ class RouteQueue:
         self.rows -= request.rows
         self.solo_ns -= self.solo_of(request.rows)
         self._recount(place)
+
+    def set_aside(self, request: Request, now: Instant) -> None:
+        """Have ``request``, which stands nowhere, wait here for an idle worker."""
+        request.queue = self
+        request.spare = True
+        insort(self.spare, request, key=spare_order)
+        self.group.spares[self.key] = self
+        self.group.look_at_spares(now)
 
     def take(self, count: int) -> list[Request]:
         """Take out and return the first ``count`` requests that are ready."""

@@ -45,6 +45,8 @@ class Request:
     ``deadline`` is the promise; ``aim`` the earlier instant by which its execution shall end.
     ``version`` and ``floor_ppm`` are the client's own wishes, kept to find it another route.
     A ``probe`` was admitted on the profile alone, to learn whether the worker is still slow.
+    ``spare``: it waits for an idle worker, and stands in its queue's ``spare`` until ``give_up_at``;
+    ``offline``: it came for that. ``lowered`` is by how many steps it gave up priority.
     """
 
     __slots__ = (
@@ -52,12 +54,16 @@ class Request:
         "attempts",
         "deadline",
         "floor_ppm",
+        "give_up_at",
         "id",
+        "lowered",
+        "offline",
         "probe",
         "queue",
         "reason",
         "rows",
         "service",
+        "spare",
         "state",
         "version",
     )
@@ -75,6 +81,9 @@ class Request:
         version: str | None,
         floor_ppm: PartsPerMillion | None,
         probe: bool,
+        lowered: int,
+        offline: bool,
+        give_up_at: Instant,
     ) -> None:
         self.id = id
         self.service = service
@@ -86,6 +95,10 @@ class Request:
         self.version = version
         self.floor_ppm = floor_ppm
         self.probe = probe
+        self.lowered = lowered
+        self.offline = offline
+        self.spare = False
+        self.give_up_at = give_up_at
         self.attempts = 0
         self.reason: Reason | None = None
 

@@ -23,8 +23,7 @@ from isochrone.scheduling.promises import (
     promise,
     release,
 )
-from isochrone.scheduling.queues import RouteQueue
-from isochrone.units import Bytes, Instant, Nanoseconds
+from isochrone.units import Bytes, Instant
 
 DEMAND_LOOK = 8
 """How many of the most wanted variants are looked at for one that suits a worker."""
@@ -80,20 +79,6 @@ def finish_transfer(cell: Cell, transfer: Transfer, event: ActionFinished, now: 
                 release(group, lane, next(reversed(lane.due)))
     group.unsettled = True
     group.refresh(variant)
-
-
-def remaining_load_ns(queue: RouteQueue, now: Instant) -> Nanoseconds:
-    """About how long until the variant of ``queue`` is resident somewhere: a hint for a client."""
-    variant = queue.route.variant.id
-    view = queue.group.view.variants[variant]
-    best = view.load_ns
-    for lane in queue.group.lanes:
-        transfer = lane.transfer
-        if transfer is not None:
-            rest = max(0, transfer.expected_at - now)
-            if transfer.variant == variant and transfer.kind is TransferKind.LOAD:
-                best = min(best, rest)
-    return best
 
 
 def _note_failure(

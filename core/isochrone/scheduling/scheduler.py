@@ -35,6 +35,7 @@ from isochrone.scheduling.requests import RequestState
 from isochrone.scheduling.residency import finish_transfer, move_weights
 from isochrone.scheduling.settings import Settings
 from isochrone.scheduling.snapshot import Snapshot, take_snapshot
+from isochrone.scheduling.spares import run_spares
 from isochrone.scheduling.topology import change_plan, join, lose
 from isochrone.units import Instant
 
@@ -87,6 +88,9 @@ class Scheduler:
                     fill_lanes(cell, group, now, actions)
                 else:
                     group.dispatch_at = group.closed_until
+            # 5. Give an idle lane what has waited for that.
+            if group.spare_at < NEVER:
+                run_spares(cell, group, now, actions)
             group.note_wake()
         return actions
 
@@ -112,7 +116,8 @@ class Scheduler:
         if request is None:
             return ()
         request.move(RequestState.QUEUED)
-        request.queue.receiving -= 1
+        if not request.spare:
+            request.queue.receiving -= 1
         return request.queue.group.alone
 
     def _withdrawn(self, event: RequestWithdrawn, _now: Instant, actions: list[Action]) -> Touched:
@@ -158,15 +163,20 @@ class Scheduler:
             lane.speed.observe(ratio, predicted=doing.factor)
         lane.settle(doing, event.end if 0 < event.end < now else now, now)
         requests = self._cell.requests
+        route = doing.queue.route
+        in_time = Reason.DEGRADED if route.degraded else Reason.SERVED
+        too_late = Reason.BEST_EFFORT if route.best_effort else Reason.DEADLINE_MISSED
         for request in doing.requests:
             number = request.id
             if request.state is RequestState.WITHDRAWN:
                 assert request.reason is not None, number
                 outcome, reason = Outcome.INVALID, request.reason
             elif now <= request.deadline:
-                outcome, reason = Outcome.ON_TIME, Reason.SERVED
+                outcome = Outcome.ON_TIME
+                reason = Reason.OFFLINE if request.offline else in_time
             else:
-                outcome, reason = Outcome.LATE, Reason.DEADLINE_MISSED
+                outcome = Outcome.LATE
+                reason = Reason.OFFLINE if request.offline else too_late
             request.move(RequestState.ENDED)
             del requests[number]
             actions.append(

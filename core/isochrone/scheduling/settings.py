@@ -76,6 +76,17 @@ class Settings:
     queue_max: int = 4096
     """Requests that wait on one route; beyond, QUEUE_FULL."""
 
+    spare_max: int = 1024
+    """Requests of one route that wait for an idle worker, best effort and offline ones together;
+    beyond, they are refused."""
+
+    best_effort_wait_ns: Nanoseconds = 30 * SECOND
+    """How long after its deadline a request of a BestEffort service may wait for an idle worker: about
+    as long as clients wait for an answer."""
+
+    offline_wait_ns: Nanoseconds = 300 * SECOND
+    """How long an offline request waits for an idle worker when it does not say."""
+
     attempts_max: int = 3
     """Times that one request is sent to an executor, when executors are lost or refuse it."""
 
@@ -117,6 +128,7 @@ class Settings:
             "outstanding_max",
             "residual_window",
             "queue_max",
+            "spare_max",
             "attempts_max",
             "promises_max",
             "peak_memory",
@@ -125,6 +137,8 @@ class Settings:
                 raise ValueError(f"settings.{name} is below 1: give at least 1")
         for name in (
             "half_life_ns",
+            "best_effort_wait_ns",
+            "offline_wait_ns",
             "probe_interval_ns",
             "action_timeout_ns",
             "load_timeout_ns",

@@ -5,11 +5,35 @@ everything, so it is for once a second, not for once a request.
 """
 
 from dataclasses import dataclass
+from enum import Enum
+from typing import Final
 
 from isochrone.ids import GroupId, PoolId, ServiceId, VariantId, WorkerId
 from isochrone.scheduling.cell import Cell
 from isochrone.scheduling.lanes import Lane, TransferKind
-from isochrone.units import ONE_PPM, Bytes, Instant, Nanoseconds, PartsPerMillion
+from isochrone.scheduling.queues import RouteQueue
+from isochrone.units import ONE_PPM, SECOND, Bytes, Instant, Nanoseconds, PartsPerMillion
+
+INTERFERED_PPM: Final = 1_250_000
+"""Workers that take so much of the profiled time are slowed by something that is not ours (INFaaS's
+threshold for accelerators, below which it calls a variant active again)."""
+OVERLOADED_NS: Final[Nanoseconds] = 1 * SECOND
+"""A route is called overloaded for so long after it refused for want of time (INFaaS looks once a
+second)."""
+
+
+class VariantState(Enum):
+    """The state of a route's variant on its workers (INFaaS, USENIX ATC 2021, section 4.1).
+
+    What admission does about it needs no state: an overloaded route refuses, and an interfered one is
+    judged by what its workers take now, so that load moves to routes and workers that are faster.
+    """
+
+    INACTIVE = "inactive"
+    LOADING = "loading"
+    ACTIVE = "active"
+    OVERLOADED = "overloaded"
+    INTERFERED = "interfered"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +78,7 @@ class QueueSnapshot:
     """What waits on one route.
 
     ``workers`` hold its variant; ``share_ppm`` is its service's part of the group's lane time when
-    all are active.
+    all are active. ``spare`` requests wait for an idle worker.
     """
 
     service: ServiceId
@@ -63,6 +87,8 @@ class QueueSnapshot:
     requests: int
     rows: int
     receiving: int
+    spare: int
+    state: VariantState
     work_ns: Nanoseconds
     workers: int
     share_ppm: PartsPerMillion
@@ -104,6 +130,8 @@ def take_snapshot(cell: Cell, now: Instant) -> Snapshot:
                 requests=len(queue.requests),
                 rows=queue.rows,
                 receiving=queue.receiving,
+                spare=len(queue.spare),
+                state=_state(queue, now),
                 work_ns=queue.work_ns,
                 workers=len(queue.holders),
                 share_ppm=queue.claim.share_ppm,
@@ -113,12 +141,28 @@ def take_snapshot(cell: Cell, now: Instant) -> Snapshot:
         services=tuple(
             ServiceSnapshot(
                 service=service,
-                ready=any(cell.queues[route.key].holders for route in view.routes),
+                ready=any(bool(cell.queues[route.key].holders) for route in view.routes),
                 suspended=not view.routes,
             )
             for service, view in sorted(cell.view.services.items())
         ),
     )
+
+
+def _state(queue: RouteQueue, now: Instant) -> VariantState:
+    if not queue.holders:
+        variant = queue.route.variant.id
+        loading = any(
+            lane.transfer is not None
+            and lane.transfer.kind is TransferKind.LOAD
+            and lane.transfer.variant == variant
+            for lane in queue.group.lanes
+        )
+        return VariantState.LOADING if loading or queue.coming else VariantState.INACTIVE
+    if now - queue.overloaded_at <= OVERLOADED_NS:
+        return VariantState.OVERLOADED
+    fastest = min(lane.speed.factor_at(now) for lane in queue.holders)
+    return VariantState.INTERFERED if fastest * ONE_PPM > INTERFERED_PPM else VariantState.ACTIVE
 
 
 def _worker(lane: Lane, now: Instant) -> WorkerSnapshot:

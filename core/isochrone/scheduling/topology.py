@@ -7,7 +7,7 @@ that owe an answer for too long.
 from isochrone.ids import GroupId, ServiceId
 from isochrone.scheduling.actions import Action
 from isochrone.scheduling.cell import Cell
-from isochrone.scheduling.endings import end, enqueue, give_back, other_queue
+from isochrone.scheduling.endings import end, give_back, other_queue, place
 from isochrone.scheduling.estimates import SpeedEstimate
 from isochrone.scheduling.events import PlanChanged, WorkerJoined
 from isochrone.scheduling.groups import WorkerGroup
@@ -36,6 +36,8 @@ def change_plan(cell: Cell, event: PlanChanged, now: Instant, actions: list[Acti
     for group in cell.groups.values():
         group.unsettled = True
         group.demand.clear()
+        ready_ns = group.view.ready_ns
+        group.ready_at = None if ready_ns is None else now + ready_ns
         for lane in group.lanes:
             lane.follow(group.view)
         group.refresh_all()
@@ -45,7 +47,7 @@ def change_plan(cell: Cell, event: PlanChanged, now: Instant, actions: list[Acti
         if queue is None:
             end(cell, request, DRAINED, actions)
         else:
-            enqueue(request, queue)
+            place(request, queue, now)
 
 
 def join(cell: Cell, event: WorkerJoined, now: Instant, actions: list[Action]) -> None:
@@ -92,11 +94,11 @@ def abandon(cell: Cell, lane: Lane, now: Instant, actions: list[Action]) -> None
     # What only waited for this worker may have another route.
     for queue in tuple(cell.queues.values()):
         if not queue.home:
-            for request in tuple(queue.requests):
+            for request in (*queue.requests, *queue.spare):
                 other = other_queue(cell, request)
                 if other is not None and other is not queue:
                     queue.remove(request)
-                    enqueue(request, other)
+                    place(request, other, now)
                     other.group.dispatch_at = now
                     other.group.note_wake()
 
@@ -149,7 +151,7 @@ def _regroup(cell: Cell, now: Instant) -> None:
 
 def _requeue(cell: Cell) -> list[Request]:
     """Bring the queues in line with the plan; return the requests that lost theirs, by id."""
-    routes = {route.key: route for view in cell.view.services.values() for route in view.routes}
+    routes = {route.key: route for view in cell.view.services.values() for route in view.all_routes}
     lane_shares: dict[GroupId, dict[ServiceId, float]] = {group: {} for group in cell.groups}
     for (service, _, group_id), route in routes.items():
         shares = lane_shares[group_id]
@@ -161,12 +163,12 @@ def _requeue(cell: Cell) -> list[Request]:
     for key, queue in cell.queues.items():
         if key in routes and queue.group is cell.groups.get(key[2]):
             queues[key] = queue
-            orphans += [
-                request for request in queue.requests if request.rows > routes[key].costs.rows_max
-            ]
+            rows_max = routes[key].costs.rows_max
+            waiting = (*queue.requests, *queue.spare)
+            orphans += [request for request in waiting if request.rows > rows_max]
         else:
             queue.retired = True
-            orphans += queue.requests
+            orphans += (*queue.requests, *queue.spare)
     for request in orphans:
         request.queue.remove(request)
     for key, route in routes.items():

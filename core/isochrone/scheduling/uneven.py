@@ -14,7 +14,10 @@ latest
     max(weights there, what is under way and of earlier aim done) + what may just have begun
         + work of earlier aim whose weights are still to come, too
 
-since until the weights are there, work of later aim may begin.
+since until the weights are there, work of later aim may begin. As there, whoever opens a batch counts
+the batches ahead with what they will probably grow to by the time he begins, and a queue's next one
+with what it will grow to itself; its first is taken as it is, or models that are asked for often
+would find no gap between those that are not.
 """
 
 from bisect import bisect_right
@@ -128,20 +131,54 @@ def _place(new: _Newcomer) -> tuple[float, float]:
     ahead = Ahead()
     for other, start, shape in cuts:
         if other.reach & new.home:
-            whole = start // shape[0]
-            ahead.add(whole * shape[1], float(whole) * shape[1] ** 2, absent=not other.holders)
+            ahead.add(*_work(start, len(other.aims), shape), absent=not other.holders)
     whole = first // step
     ahead.add(whole * batch_ns, float(whole) * batch_ns**2, absent=picture.ready_ns > 0)
-    # 3. Itself. The batch is taken as full where that is bearable: whoever begins a batch must be able to bear that it fills up.
+    # 3. Itself. Who opens a batch is held to what it will grow to, and so are those ahead of it;
+    # strict shares see to it that nobody is crowded out.
+    opens = first == place == count - 1 and new.rows == 1 and queue.rows_max == 1
+    if opens and picture.now >= queue.group.shares.pressed_until:
+        grown_ns = _grow(new, cuts, ahead, own_ns)
+        if queue.aims:
+            own_ns = grown_ns
     finish = _finish(new, ahead, own_ns)
-    if new.rows == 1 and queue.rows_max == 1 and first + step >= count:
-        filled = _finish(new, ahead, queue.costs.full_ns)
-        if filled <= first_aim or not (count - 1 > first or not queue.aims):
-            finish = filled
     if finish > first_aim:
         return finish, finish - first_aim
     # 4. Everybody behind.
     return finish, _latest_behind(new, cuts, (first, own_ns), (step, batch_ns, last_ns))
+
+
+def _grow(new: _Newcomer, cuts: list["_Cut"], ahead: Ahead, own_ns: Nanoseconds) -> Nanoseconds:
+    """Count into ``ahead`` what it will probably grow by until the newcomer begins.
+
+    Returns how long the newcomer's own batch, now of ``own_ns``, will probably take.
+    """
+    picture = new.picture
+    within = max(picture.start_ns(ahead.present_ns + ahead.absent_ns), float(picture.ready_ns))
+    for other, start, shape in cuts:
+        count = len(other.aims)
+        if start >= count and other.reach & new.home and other.rows_max == 1:
+            size = count - (count - 1) // shape[0] * shape[0]
+            extra_ns = _grown(other, size, within, picture.now) - shape[2]
+            if extra_ns > 0:
+                squares = float(shape[2] + extra_ns) ** 2 - float(shape[2]) ** 2
+                ahead.add(extra_ns, squares, absent=not other.holders)
+    return max(own_ns, _grown(new.queue, 1, within, picture.now))
+
+
+def _grown(queue: RouteQueue, size: int, within_ns: float, now: Instant) -> Nanoseconds:
+    """Return how long a batch of ``size`` will probably take that begins in ``within_ns``."""
+    costs = queue.costs
+    return costs.tail_ns[min(costs.full, size + queue.expected(now, within_ns))]
+
+
+def _work(start: int, count: int, shape: Shape) -> tuple[float, float]:
+    """Return the work, and its squares, of the batches before the ``start``-th of ``count`` requests."""
+    step, batch_ns, last_ns = shape
+    whole = start // step
+    if start < count or not whole:
+        return whole * batch_ns, float(whole) * batch_ns**2
+    return (whole - 1) * batch_ns + last_ns, float(whole - 1) * batch_ns**2 + float(last_ns) ** 2
 
 
 def _finish(new: _Newcomer, ahead: Ahead, own_ns: float) -> float:
@@ -258,8 +295,7 @@ def _ahead_of(
     ahead = Ahead()
     for other, start, shape in cuts:
         if other.reach & check.home:
-            whole = start // shape[0]
-            ahead.add(whole * shape[1], float(whole) * shape[1] ** 2, absent=not other.holders)
+            ahead.add(*_work(start, len(other.aims), shape), absent=not other.holders)
     if new.reach & check.home:
         whole = own[0] // own_shape[0]
         work_ns = whole * own_shape[1] + own[1]

@@ -1,12 +1,13 @@
 """Rules that every run must keep, checked by code that shares nothing with the scheduler.
 
 An observer for the driver, and one pass over the records of a run, live or simulated. Memory has a
-checker of its own, in ``memory_checker``. Called by the simulator's tests, by ``swarm``, and by whoever wants a live trace judged. All raise
-``AssertionError``: a broken rule is a defect of ours.
+checker of its own, in ``memory_checker``. Called by the simulator's tests, by ``swarm``, and by whoever
+wants a live trace judged. All raise ``AssertionError``: a broken rule is a defect of ours.
 """
 
 from collections.abc import Iterable
 
+from isochrone.demand import OverloadPolicy
 from isochrone.ids import ActionId, RequestId, ServiceId, WorkerId
 from isochrone.scheduling.actions import Action, Infer, Load, Reply, Unload
 from isochrone.scheduling.events import (
@@ -29,11 +30,16 @@ class RuleChecker:
     Rules: a request ends once, with a reason that its outcome allows; it is refused by the call of
     its arrival or never; it is not on time after its deadline; it is in one action at a time, only
     when it is ready and has not ended; a batch holds at most its rows; windows are not empty; an
-    action goes to a worker that is there. At most ``open_max`` requests are open at once.
+    action goes to a worker that is there. At most ``open_max`` requests are open at once. Only where
+    a plan said so is a request answered late on purpose, or by a variant for overload; an offline one
+    is sent only to a worker with nothing else to run.
     """
 
-    def __init__(self, *, open_max: int) -> None:
+    def __init__(self, *, open_max: int, offline_wait_ns: Nanoseconds) -> None:
         self.open_most = 0
+        self._offline_wait_ns = offline_wait_ns
+        self._policies: set[tuple[ServiceId, OverloadPolicy]] = set()
+        """All that were ever in force."""
         self._open_max = open_max
         self._targets: dict[ServiceId, Nanoseconds] = {}
         self._open: dict[RequestId, RequestArrived] = {}
@@ -51,14 +57,12 @@ class RuleChecker:
         match event:
             case PlanChanged():
                 self._targets = {it.service: it.objectives.latency_ns for it in event.plan.services}
+                self._policies |= {(it.service, it.overload) for it in event.plan.services}
             case RequestArrived():
-                target_ns = self._targets.get(event.service, 0)
-                if event.target_ns is not None:
-                    target_ns = min(target_ns, event.target_ns)
                 assert event.request > self._newest, "requests are numbered in order of arrival"
                 self._newest = event.request
                 self._open[event.request] = event
-                self._deadlines[event.request] = event.arrived_at + target_ns
+                self._deadlines[event.request] = event.arrived_at + self._target_ns(event)
                 self._ready[event.request] = event.ready
             case RequestReady():
                 if event.request in self._open:
@@ -97,6 +101,12 @@ class RuleChecker:
         """Check what must hold at the end of a run: nothing is open."""
         assert not self._open, f"requests {sorted(self._open)[:10]} never ended"
 
+    def _target_ns(self, event: RequestArrived) -> Nanoseconds:
+        if event.offline:
+            return event.target_ns or self._offline_wait_ns
+        target_ns = self._targets.get(event.service, 0)
+        return target_ns if event.target_ns is None else min(target_ns, event.target_ns)
+
     def _on(self, worker: WorkerId) -> list[Infer | Load | Unload]:
         return [action for action in self._actions.values() if action.worker == worker]
 
@@ -118,6 +128,9 @@ class RuleChecker:
             assert request not in self._running, f"request {request} is in two actions"
             self._running[request] = action.action
             rows += arrived.rows
+            if arrived.offline:
+                alone = all(it is action for it in self._on(action.worker) if isinstance(it, Infer))
+                assert alone, f"request {request} is offline, and {action.worker} is not idle"
         assert rows <= action.batch_size, f"{rows} rows in a batch of {action.batch_size}"
 
     def _reply(self, reply: Reply, now: Instant) -> None:
@@ -135,9 +148,25 @@ class RuleChecker:
         if reply.outcome is Outcome.ON_TIME:
             assert now <= self._deadlines[request], f"request {request} is called on time, late"
             assert reply.action is not None, f"request {request} is on time without a result"
-        if reply.reason is Reason.DEADLINE_MISSED:
+        self._check_policy(reply)
+        if reply.reason in {Reason.DEADLINE_MISSED, Reason.BEST_EFFORT}:
             assert now >= self._deadlines[request], f"request {request} is called late, early"
         del self._open[request], self._deadlines[request], self._ready[request]
+
+    def _check_policy(self, reply: Reply) -> None:
+        request, reason = reply.request, reply.reason
+        arrived = self._open[request]
+        for which, policy in (
+            (Reason.DEGRADED, OverloadPolicy.DEGRADE),
+            (Reason.BEST_EFFORT, OverloadPolicy.BEST_EFFORT),
+        ):
+            if reason is which:
+                assert (arrived.service, policy) in self._policies, f"{request} ended as {reason}"
+                assert reply.action is not None, (
+                    f"request {request} ended as {reason}, and never ran"
+                )
+        if reply.outcome in {Outcome.ON_TIME, Outcome.LATE}:
+            assert (reason is Reason.OFFLINE) is arrived.offline, f"{request} ended as {reason}"
 
     def _finish(self, action_id: ActionId) -> None:
         action = self._actions.pop(action_id, None)

@@ -161,7 +161,7 @@ def least_work(plan: Plan, catalog: Catalog) -> dict[ServiceId, Nanoseconds]:
     for service in plan.services:
         times = [
             batch.mean_ns // batch.size
-            for route in service.routes
+            for route in service.all_routes
             if (profile := variants[route.variant].profile(pools[route.group])) is not None
             for batch in profile.batches
         ]

@@ -226,7 +226,9 @@ class Engine:
         self._arrived += 1
         request = RequestId(self._arrived)
         target_ns = self._targets.get(arrival.service, 0)
-        if arrival.target_ns is not None and arrival.target_ns < target_ns:
+        if arrival.offline:
+            target_ns = self._world.settings.offline_wait_ns
+        if arrival.target_ns is not None and (arrival.offline or arrival.target_ns < target_ns):
             target_ns = arrival.target_ns
         self._open[request] = OpenRequest(arrival, now + target_ns)
         if arrival.body_ns:
@@ -240,7 +242,10 @@ class Engine:
                 arrived_at=now,
                 rows=arrival.rows,
                 target_ns=arrival.target_ns,
+                accuracy_floor_ppm=arrival.floor_ppm,
                 ready=not arrival.body_ns,
+                priority=arrival.priority,
+                offline=arrival.offline,
             )
         )
 

@@ -49,6 +49,8 @@ class Executors:
         """Plan what is known beforehand."""
         for spec in self._world.workers:
             self._agenda.expect(spec.joins_at, self._begin, spec)
+            if spec.leaves_at is not None:
+                self._agenda.expect(spec.leaves_at, self._leave, spec)
         for crash in self._world.crashes:
             self._agenda.expect(crash.at, self._crash, crash)
 
@@ -122,6 +124,11 @@ class Executors:
         self._cut(self._links[crash.worker], noticed)
         anew = replace(worker.spec, resident=())
         self._agenda.expect(noticed + crash.down_ns, self._begin, anew)
+
+    def _leave(self, spec: WorkerSpec) -> None:
+        self._agenda.expected -= 1
+        if self._workers.pop(spec.worker, None) is not None:
+            self._cut(self._links[spec.worker], self._agenda.now + self._world.link_ns)
 
     def _lose_message(self, link: Link) -> None:
         """Cut ``link`` because it lost a message; the executor goes on, and is dialed anew.

@@ -55,6 +55,7 @@ def request_record(
         batch_size=run.batch_size if run is not None else 0,
         action=run.action if run is not None else -1,
         refused_in_ns=now - arrival.at if reply.outcome is Outcome.REFUSED else -1,
+        offline=arrival.offline,
     )
 
 

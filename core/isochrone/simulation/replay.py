@@ -77,6 +77,7 @@ def _arrivals(recording: Recording) -> tuple[Arrival, ...]:
             service=ServiceId(it.service),
             rows=it.rows,
             target_ns=it.deadline - it.arrived,
+            offline=it.offline,
         )
         for it in recording.requests
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from isochrone.ids import ServiceId
 from isochrone.simulation.arrivals import ArrivalProcess, generator, stream
 from isochrone.simulation.world import Arrival
-from isochrone.units import Instant, Nanoseconds
+from isochrone.units import Instant, Nanoseconds, PartsPerMillion
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +24,9 @@ class Source:
     target_ns: Nanoseconds | None = None
     body_ns: Nanoseconds = 0
     patience_ns: Nanoseconds | None = None
+    priority: int | None = None
+    floor_ppm: PartsPerMillion | None = None
+    offline: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +51,9 @@ class Streams:
                 target_ns=source.target_ns,
                 body_ns=source.body_ns,
                 patience_ns=source.patience_ns,
+                priority=source.priority,
+                floor_ppm=source.floor_ppm,
+                offline=source.offline,
             )
 
     def _drawn(self, place: int) -> Iterable[tuple[Instant, int]]:

@@ -72,9 +72,12 @@ def run_checked(world: World, seed: int) -> Run:
 
     Raises ``AssertionError``, whose note is the command that shows it again, when a rule is broken.
     """
-    routes = sum(len(it.routes) for change in world.plans for it in change.plan.services)
+    routes = sum(len(it.all_routes) for change in world.plans for it in change.plan.services)
     in_flight = len(world.workers) * world.settings.outstanding_max * max(BATCH_SIZES)
-    rules = RuleChecker(open_max=routes * world.settings.queue_max + in_flight)
+    each = world.settings.queue_max + world.settings.spare_max
+    rules = RuleChecker(
+        open_max=routes * each + in_flight, offline_wait_ns=world.settings.offline_wait_ns
+    )
     trace = RecordChecker()
     scheduler = Scheduler(world.settings)
     records: list[Record] = []

@@ -4,12 +4,13 @@ Short objectives, bursts, tiny memories, slow links that break, workers that cra
 speed, a gateway that is busy, clients that leave, plans that change. Pure: the seed alone decides.
 """
 
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
 
 from isochrone.catalog import Variant
-from isochrone.ids import GroupId, WorkerId
+from isochrone.ids import GroupId, ServiceId, WorkerId
 from isochrone.scheduling.settings import Settings
 from isochrone.simulation.arrivals import (
     ArrivalProcess,
@@ -59,18 +60,20 @@ def draw_world(seed: int) -> World:
         at = int(rng.integers(plans[-1].at + 1, duration_ns + revision))
         changed = draw_plan(rng, variants, sizes, revision=revision)
         plans.append(PlanChange(at=at, plan=changed, catalog=catalog))
+    hosted = {name for it in plans for group in it.plan.groups for name in group.variants}
+    catalog = replace(catalog, variants=tuple(it for it in variants if it.id in hosted))
     specs = tuple(
         _worker(rng, variants, group, number)
         for group, size in enumerate(sizes)
         for number in range(size)
     )
     return World(
-        plans=tuple(plans),
+        plans=tuple(replace(it, catalog=catalog) for it in plans),
         workers=specs,
         arrivals=Streams(
             sources=tuple(
                 source
-                for number, variant in enumerate(variants)
+                for number, variant in enumerate(variants[:count])
                 for source in _sources(rng, variant, number, sum(sizes) / count, duration_ns)
             ),
             seed=seed,
@@ -78,6 +81,9 @@ def draw_world(seed: int) -> World:
         ),
         settings=Settings(
             queue_max=int(rng.choice([4, 64, 4096])),
+            spare_max=int(rng.choice([1, 16, 1024])),
+            best_effort_wait_ns=int(rng.choice([10, 1000, 30_000])) * MILLISECOND,
+            offline_wait_ns=int(rng.choice([50, 5000, 60_000])) * MILLISECOND,
             outstanding_max=int(rng.choice([1, 2, 2, 3])),
         ),
         noise=_noise(rng),
@@ -198,6 +204,30 @@ def _sources(
             process=Poisson(rate_rps=rate_rps * 0.1),
             body_ns=2 * MILLISECOND,
             patience_ns=int(rng.integers(1, 20 * MILLISECOND)),
+        ),
+        Source(
+            service=service,
+            process=Poisson(rate_rps=rate_rps * 0.1),
+            priority=-int(rng.integers(1, 4)),
+            floor_ppm=int(rng.choice([600_000, 700_000, 730_000, 800_000])),
+        ),
+        *_offline(rng, service, rate_rps),
+    )
+
+
+def _offline(rng: np.random.Generator, service: ServiceId, rate_rps: float) -> tuple[Source, ...]:
+    """Return requests that can wait, in half of the draws; some of their clients do not."""
+    if chance(rng, 0.5):
+        return ()
+    return (
+        Source(
+            service=service,
+            process=Poisson(rate_rps=rate_rps * 0.2),
+            rows=int(rng.integers(1, 3)),
+            offline=True,
+            target_ns=int(rng.integers(1, 500)) * MILLISECOND if chance(rng, 0.5) else None,
+            body_ns=MILLISECOND,
+            patience_ns=SECOND if chance(rng, 0.3) else None,
         ),
     )
 

@@ -25,6 +25,8 @@ DRAIN_NS: Final[Nanoseconds] = 120 * SECOND
 class WorkerSpec:
     """An executor that joins at ``joins_at``, already holding ``resident``.
 
+    It is gone for good from ``leaves_at`` on, with what is under way on it (None: it stays).
+
     ``noise`` is its own (None: the world's). ``clock_offset_ns`` is its clock minus the gateway's:
     0 on one host, where nothing is corrected; elsewhere the gateway corrects it by an estimate from
     pings, which is wrong by what the link's jitter made of them.
@@ -38,6 +40,7 @@ class WorkerSpec:
     joins_at: Instant = 0
     noise: Noise | None = None
     clock_offset_ns: Nanoseconds = 0
+    leaves_at: Instant | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +56,7 @@ class Arrival(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One request. Its body is there ``body_ns`` after its head (0: together).
 
     Its client leaves ``patience_ns`` after its head, unless it was answered by then (None: never).
+    ``priority``, ``floor_ppm`` and ``offline`` are the request's own, as in ``RequestArrived``.
     A struct rather than a dataclass: there may be ten million.
     """
 
@@ -62,6 +66,9 @@ class Arrival(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     target_ns: Nanoseconds | None = None
     body_ns: Nanoseconds = 0
     patience_ns: Nanoseconds | None = None
+    priority: int | None = None
+    floor_ppm: PartsPerMillion | None = None
+    offline: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,6 +181,11 @@ class World:
             found.append("plans must ascend")
         if len(names) != len(frozenset(names)):
             found.append("two workers have the same name")
+        found += [
+            f"{spec.worker} leaves before it has joined"
+            for spec in self.workers
+            if spec.leaves_at is not None and spec.leaves_at < spec.joins_at
+        ]
         found += [
             f"{crash.worker} crashes, but is no worker"
             for crash in self.crashes

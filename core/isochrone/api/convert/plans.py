@@ -16,11 +16,13 @@ from isochrone.api.servingplan import (
     ROUTES_MAX,
     RUNNERS_UP_MAX,
     SERVICES_MAX,
+    SHADOW_PRICES_MAX,
     VARIANTS_MAX,
     NearestFeasible,
     PlannedGroup,
     PlannedRoute,
     PlannedService,
+    PlannedShadowPrice,
     PlanOption,
     ServiceExplanation,
     ServingPlan,
@@ -37,7 +39,16 @@ from isochrone.ids import (
     qualify,
     split_qualified,
 )
-from isochrone.plan import Alternative, Explanation, Group, Option, Plan, Route, ServicePlan
+from isochrone.plan import (
+    Alternative,
+    Explanation,
+    Group,
+    Option,
+    Plan,
+    Route,
+    ServicePlan,
+    ShadowPrice,
+)
 from isochrone.units import format_money, parse_duration, parse_money, parse_rate, parse_ratio
 
 _TEXT_MAX: Final = 1024
@@ -93,7 +104,11 @@ def _refuse_overflow(
     counts = (
         ("groups", len(groups), GROUPS_MAX),
         ("services", max(len(services), len(explanations)), SERVICES_MAX),
-        ("routes of one service", max((len(it.routes) for it in services), default=0), ROUTES_MAX),
+        (
+            "routes of one service",
+            max((len(it.all_routes) for it in services), default=0),
+            ROUTES_MAX,
+        ),
         (
             "variants of one group",
             max((len(it.variants) for it in groups), default=0),
@@ -113,6 +128,7 @@ def _group_object(group: Group) -> PlannedGroup:
         variants=tuple(_local(variant, group.namespace) for variant in group.variants),
         replicas=group.replicas,
         isolation=group.isolation,
+        ready_in=None if group.ready_ns is None else exact_duration(group.ready_ns),
     )
 
 
@@ -121,21 +137,25 @@ def _service_object(service: ServicePlan) -> PlannedService:
     return PlannedService(
         name=name,
         objectives=objectives_object(service.objectives),
-        routes=tuple(
-            PlannedRoute(
-                variant=_local(route.variant, namespace),
-                groups=(route.group,),
-                share=exact_ratio(route.share_ppm),
-                batch_size=route.batch_size,
-                lane_share=billionths(route.lane_share),
-                predicted_latency=exact_duration(route.predicted_ns),
-                capacity=billionths(route.capacity_rps),
-            )
-            for route in service.routes
-        ),
+        routes=tuple(_route_object(it, namespace) for it in service.routes),
         cost_per_hour=format_money(service.cost_uph),
         accuracy=exact_ratio(service.accuracy_ppm),
         load=None if service.load is None else load_object(service.load),
+        overload=service.overload,
+        priority=service.priority,
+        degraded_routes=tuple(_route_object(it, namespace) for it in service.degraded_routes),
+    )
+
+
+def _route_object(route: Route, namespace: Namespace) -> PlannedRoute:
+    return PlannedRoute(
+        variant=_local(route.variant, namespace),
+        groups=(route.group,),
+        share=exact_ratio(route.share_ppm),
+        batch_size=route.batch_size,
+        lane_share=billionths(route.lane_share),
+        predicted_latency=exact_duration(route.predicted_ns),
+        capacity=billionths(route.capacity_rps),
     )
 
 
@@ -157,6 +177,13 @@ def _explanation_object(explanation: Explanation) -> ServiceExplanation:
             objectives=objectives_object(nearest.objectives),
             option=_option_object(nearest.option, namespace),
             change=_clip(nearest.change, _TEXT_MAX),
+        ),
+        shadow_prices=tuple(
+            PlannedShadowPrice(
+                change=_clip(it.change, _BINDING_TEXT_MAX),
+                saves_per_hour=format_money(it.saving_uph),
+            )
+            for it in explanation.shadow_prices[:SHADOW_PRICES_MAX]
         ),
     )
 
@@ -208,6 +235,7 @@ def _group(given: PlannedGroup, namespace: Namespace) -> Group:
         variants=tuple(VariantId(qualify(namespace, name)) for name in given.variants),
         replicas=given.replicas,
         isolation=given.isolation,
+        ready_ns=None if given.ready_in is None else parse_duration(given.ready_in),
     )
 
 
@@ -215,21 +243,25 @@ def _service(given: PlannedService, namespace: Namespace) -> ServicePlan:
     return ServicePlan(
         service=ServiceId(qualify(namespace, given.name)),
         objectives=objectives(given.objectives),
-        routes=tuple(
-            Route(
-                variant=VariantId(qualify(namespace, route.variant)),
-                group=GroupId(route.groups[0]),
-                batch_size=route.batch_size,
-                share_ppm=parse_ratio(route.share),
-                lane_share=parse_rate(route.lane_share),
-                predicted_ns=parse_duration(route.predicted_latency),
-                capacity_rps=parse_rate(route.capacity),
-            )
-            for route in given.routes
-        ),
+        routes=tuple(_route(it, namespace) for it in given.routes),
         cost_uph=parse_money(given.cost_per_hour),
         accuracy_ppm=parse_ratio(given.accuracy),
         load=None if given.load is None else load(given.load),
+        overload=given.overload,
+        priority=given.priority,
+        degraded_routes=tuple(_route(it, namespace) for it in given.degraded_routes),
+    )
+
+
+def _route(given: PlannedRoute, namespace: Namespace) -> Route:
+    return Route(
+        variant=VariantId(qualify(namespace, given.variant)),
+        group=GroupId(given.groups[0]),
+        batch_size=given.batch_size,
+        share_ppm=parse_ratio(given.share),
+        lane_share=parse_rate(given.lane_share),
+        predicted_ns=parse_duration(given.predicted_latency),
+        capacity_rps=parse_rate(given.capacity),
     )
 
 
@@ -248,6 +280,10 @@ def _explanation(given: ServiceExplanation, namespace: Namespace) -> Explanation
             objectives=objectives(nearest.objectives),
             option=_option(nearest.option, namespace),
             change=nearest.change,
+        ),
+        shadow_prices=tuple(
+            ShadowPrice(change=it.change, saving_uph=parse_money(it.saves_per_hour))
+            for it in given.shadow_prices
         ),
     )
 
