@@ -18,9 +18,9 @@ from isochrone_cluster import places, requirements, sweep
 from isochrone_cluster.client_tools import Helm, Kubectl
 from isochrone_cluster.cluster import Cluster
 from isochrone_cluster.lifeline import lifeline
-from isochrone_e2e.fixtures import product, torch_product, with_crds
+from isochrone_e2e.fixtures import product, steady, torch_product, with_crds
 
-__all__ = ["product", "torch_product", "with_crds"]
+__all__ = ["product", "steady", "torch_product", "with_crds"]
 
 NAMED: Final = "ISOCHRONE_E2E_KUBECONFIG"
 
@@ -95,6 +95,30 @@ def helm(kubeconfig: Path) -> Helm:
     return Helm(kubeconfig=kubeconfig)
 
 
+SET_UP_S: Final = 2400
+"""A test with its fixtures, at most: on a new machine they build images of gigabytes."""
+
+ORDER: Final = (
+    # These start clusters of their own.
+    "test_cluster_lifecycle.py",
+    "test_cluster.py",
+    "test_cluster_parts.py",
+    "test_validation.py",
+    # Needs the nodes' whole CPUs, which the service that the next ones share would take.
+    "test_photo_tags.py",
+    "test_kubectl.py",
+    "test_crashes.py",
+    "test_pools.py",
+    "test_scale.py",
+    # These take the product away, and bring it back by other hands.
+    "test_helm.py",
+    "test_gitops.py",
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the tests that start clusters of their own before those that share one."""
-    items.sort(key=lambda item: item.path.name != "test_cluster_lifecycle.py")
+    """Put the files in their order; raise ``ValueError`` for one that has no place in it."""
+    items.sort(key=lambda item: ORDER.index(item.path.name))
+    for item in items:
+        # Whichever comes first builds what all need.
+        item.add_marker(pytest.mark.timeout(SET_UP_S))

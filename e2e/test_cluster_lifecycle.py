@@ -19,6 +19,8 @@ from isochrone_cluster.cluster import Cluster, down
 from isochrone_cluster.failures import run, wait_until
 from isochrone_cluster.images import pause_name
 
+pytestmark = pytest.mark.extended
+
 UP_S: Final = 300.0
 DOWN_S: Final = 120.0
 

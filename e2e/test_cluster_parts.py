@@ -14,6 +14,8 @@ from isochrone_cluster.cluster import Cluster
 from isochrone_cluster.failures import wait_until
 from isochrone_cluster.karpenter import InstanceType, karpenter
 
+pytestmark = pytest.mark.extended
+
 READY_S: Final = 60.0
 
 

@@ -6,30 +6,20 @@ within a bound, and is counted as failed; all else is answered or refused as eve
 
 import json
 import time
-from collections.abc import Iterator
 from typing import Final, cast
 
 import pytest
 
 from isochrone_cluster.failures import wait_until
+from isochrone_e2e.fixtures import STEADY
 from isochrone_e2e.install import Product
 from isochrone_e2e.load import Load, Tally
 from isochrone_e2e.waiting import Objects
 
-NAMESPACE: Final = "crashes"
-SERVICE: Final = "steady"
+SERVICE: Final = STEADY
+NAMESPACE: Final = STEADY
 RATE: Final = 10.0
 OPERATOR_TAKEOVER_S: Final = 20.0
-
-
-@pytest.fixture(scope="module")
-def served(product: Product) -> Iterator[Objects]:
-    """Lend a service of synthetic executors, two of them on two nodes."""
-    product.apply_synthetic(NAMESPACE, services=(SERVICE,), peak_rate=60)
-    objects = Objects(kubectl=product.kubectl, namespace=NAMESPACE)
-    objects.wait("inferenceservice", SERVICE, "Ready", timeout_s=300)
-    yield objects
-    product.remove_namespace(NAMESPACE)
 
 
 def load(product: Product, objects: Objects, *, seconds: float) -> Load:
@@ -68,57 +58,57 @@ def leader(objects: Objects, namespace: str, lease: str) -> str:
 
 
 def test_a_killed_operator_is_replaced_and_nobody_notices(
-    product: Product, served: Objects
+    product: Product, steady: Objects
 ) -> None:
-    old = leader(served, product.namespace, "isochrone-operator")
+    old = leader(steady, product.namespace, "isochrone-operator")
 
-    with load(product, served, seconds=60) as running:
+    with load(product, steady, seconds=60) as running:
         product.kill_pod(product.namespace, old.split("_")[0])
         killed = time.monotonic()
         patch = json.dumps({"spec": {"load": {"peakRate": "61"}}})
-        served.kubectl(
+        steady.kubectl(
             *("patch", "infsvc", SERVICE, "--namespace", NAMESPACE, "--type=merge"),
             f"--patch={patch}",
         )
         # The new generation is spoken of: another operator acts, not just leads.
-        served.wait("inferenceservice", SERVICE, "PlanAccepted", timeout_s=60)
+        steady.wait("inferenceservice", SERVICE, "PlanAccepted", timeout_s=60)
         took_s = time.monotonic() - killed
         go_on(5)
         tally = running.tally()
 
     check(tally, lost_max=0)
-    assert leader(served, product.namespace, "isochrone-operator") not in {"", old}
+    assert leader(steady, product.namespace, "isochrone-operator") not in {"", old}
     assert took_s <= OPERATOR_TAKEOVER_S
 
 
-def test_a_killed_gateway_is_followed_by_its_standby(product: Product, served: Objects) -> None:
-    old = leader(served, NAMESPACE, "isochrone-cell")
+def test_a_killed_gateway_is_followed_by_its_standby(product: Product, steady: Objects) -> None:
+    old = leader(steady, NAMESPACE, "isochrone-cell")
 
-    with load(product, served, seconds=60) as running:
+    with load(product, steady, seconds=60) as running:
         product.kill_pod(NAMESPACE, old.split("_")[0])
         wait_until(
             "the standby leads",
-            lambda: leader(served, NAMESPACE, "isochrone-cell") not in {"", old},
+            lambda: leader(steady, NAMESPACE, "isochrone-cell") not in {"", old},
             timeout_s=30,
         )
-        product.wait_answers(served, SERVICE)
+        product.wait_answers(steady, SERVICE)
         go_on(10)
         tally = running.tally()
 
     check(tally, lost_max=int(RATE * 15))
 
 
-def test_a_killed_executor_costs_at_most_what_it_held(product: Product, served: Objects) -> None:
-    victim = pods(served, "executor")[0]
+def test_a_killed_executor_costs_at_most_what_it_held(product: Product, steady: Objects) -> None:
+    victim = pods(steady, "executor")[0]
 
-    with load(product, served, seconds=60) as running:
+    with load(product, steady, seconds=60) as running:
         product.kill_container(NAMESPACE, victim, "executor")
         wait_until(
             "kubelet has started it again",
             lambda: product.restarts(NAMESPACE, victim) > 0,
             timeout_s=60,
         )
-        served.wait("inferenceservice", SERVICE, "ModelsLoaded", timeout_s=120)
+        steady.wait("inferenceservice", SERVICE, "ModelsLoaded", timeout_s=120)
         go_on(20)
         tally = running.tally()
 
@@ -128,9 +118,9 @@ def test_a_killed_executor_costs_at_most_what_it_held(product: Product, served: 
 
 @pytest.mark.parametrize("part", ["API server", "etcd"])
 def test_the_data_plane_serves_without_the_control_plane(
-    product: Product, served: Objects, part: str
+    product: Product, steady: Objects, part: str
 ) -> None:
-    with load(product, served, seconds=90) as running:
+    with load(product, steady, seconds=90) as running:
         if part == "etcd":
             product.cluster.restart_etcd(hard=True)
         else:
@@ -139,7 +129,7 @@ def test_the_data_plane_serves_without_the_control_plane(
             go_on(12)
             product.cluster.start_api_server()
         product.cluster.wait_nodes()
-        served.wait("inferenceservice", SERVICE, "Ready", timeout_s=120)
+        steady.wait("inferenceservice", SERVICE, "Ready", timeout_s=120)
         go_on(10)
         tally = running.tally()
 
@@ -147,17 +137,17 @@ def test_the_data_plane_serves_without_the_control_plane(
 
 
 def test_a_node_without_its_kubelet_and_containerd_serves_on(
-    product: Product, served: Objects
+    product: Product, steady: Objects
 ) -> None:
     node = product.cluster.nodes[1]
 
-    with load(product, served, seconds=90) as running:
+    with load(product, steady, seconds=90) as running:
         node.fail()
-        product.wait_answers(served, SERVICE)
+        product.wait_answers(steady, SERVICE)
         go_on(10)
         node.recover()
         product.cluster.wait_nodes()
         tally = running.tally()
 
     check(tally, lost_max=0)
-    served.wait("inferenceservice", SERVICE, "Ready", timeout_s=180)
+    steady.wait("inferenceservice", SERVICE, "Ready", timeout_s=180)

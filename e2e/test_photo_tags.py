@@ -7,10 +7,13 @@ from typing import cast
 import pytest
 
 from isochrone_cluster.failures import wait_until
+from isochrone_e2e.guides import Guide
 from isochrone_e2e.install import Product
 from isochrone_e2e.load import Load
 from isochrone_e2e.photos import Photo, label
 from isochrone_e2e.waiting import Objects
+
+pytestmark = pytest.mark.extended
 
 NAMESPACE = "photos"
 SERVICE = "fast-tags"
@@ -18,10 +21,16 @@ SERVICE = "fast-tags"
 
 @pytest.fixture(scope="module")
 def photos(torch_product: Product) -> Iterator[Objects]:
-    """Lend the example, applied; delete it at the end."""
-    torch_product.apply_photo_tags(NAMESPACE)
+    """Lend the namespace of the example, with its volumes; remove it at the end."""
+    torch_product.prepare_photo_tags(NAMESPACE)
     yield Objects(kubectl=torch_product.kubectl, namespace=NAMESPACE)
     torch_product.remove_namespace(NAMESPACE)
+
+
+@pytest.fixture(scope="module")
+def guide(torch_product: Product, tmp_path_factory: pytest.TempPathFactory) -> Guide:
+    """Return the guide, whose commands the tests below run in its order."""
+    return Guide("first-service.md", torch_product.kubectl, tmp_path_factory.mktemp("guide"))
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +45,9 @@ def service_url(photos: Objects) -> str:
     return f"http://{spec['clusterIP']}"
 
 
-def test_the_model_is_built_and_measured(photos: Objects) -> None:
-    photos.wait("model", "photo-tags", "Ready")
+def test_the_model_is_built_and_measured(photos: Objects, guide: Guide) -> None:
+    guide.read("Say which nodes may be used")
+    guide.read("Bring the trained models")
 
     status = photos.status("model", "photo-tags")
     variants = photos.names("modelvariants")
@@ -49,9 +59,10 @@ def test_the_model_is_built_and_measured(photos: Objects) -> None:
         assert 0.5 < float(accuracy["value"]) < 0.78
 
 
-def test_a_service_becomes_ready_and_says_how_it_is_served(photos: Objects) -> None:
-    photos.wait("inferenceservice", SERVICE, "Ready")
+def test_a_service_becomes_ready_and_says_how_it_is_served(photos: Objects, guide: Guide) -> None:
+    said = guide.read("Ask for what you need")
 
+    assert "no variant" in said or "accuracy" in said
     status = photos.status("inferenceservice", SERVICE)
     plan = cast("dict[str, object]", status["plan"])
     variants = cast("list[dict[str, object]]", plan["variants"])
@@ -87,7 +98,8 @@ def test_an_impossible_service_is_told_what_would_be_possible(photos: Objects) -
     photos.wait("inferenceservice", "impossible-tags", "Ready", "False", timeout_s=30)
 
 
-def test_the_cat_is_a_cat(photos: Objects) -> None:
+def test_the_cat_is_a_cat(photos: Objects, guide: Guide) -> None:
+    assert SERVICE in guide.read("Send a request")
     found = wait_until(
         "the service answers", lambda: label(service_url(photos), SERVICE), timeout_s=60
     )
@@ -166,6 +178,13 @@ def test_an_edit_is_planned_again_without_a_failed_request(photos: Objects, phot
     assert float(cast("dict[str, str]", status["plan"])["accuracy"]) >= 0.775
 
 
+def test_the_guides_change_is_served_too(photos: Objects, guide: Guide) -> None:
+    guide.read("Change your mind")
+
+    plan = cast("dict[str, str]", photos.status("inferenceservice", SERVICE)["plan"])
+    assert float(plan["accuracy"]) >= 0.75
+
+
 def changed(photos: Objects, before: str) -> bool:
     """Return whether another plan is in force."""
     plan = cast("dict[str, str]", photos.status("inferenceservice", SERVICE)["plan"])
@@ -208,3 +227,10 @@ def test_deleting_the_services_leaves_nothing_that_runs(photos: Objects) -> None
 def is_gone(photos: Objects, kind: str) -> bool:
     """Return whether no object of ours is left of ``kind``."""
     return not photos.names(kind, "--selector=app.kubernetes.io/managed-by=isochrone")
+
+
+def test_the_guides_last_command_takes_everything_away(photos: Objects, guide: Guide) -> None:
+    guide.read("Take it away")
+
+    assert guide.unread == set()
+    assert photos.kubectl("get", "namespace", NAMESPACE, "--ignore-not-found") == ""

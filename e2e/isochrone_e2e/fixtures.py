@@ -5,13 +5,17 @@ Each installs what it needs once a session, and an earlier session's images are 
 
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from typing import Final
 
 import pytest
 
 from isochrone_cluster.client_tools import Helm, Kubectl
 from isochrone_cluster.cluster import Cluster
 from isochrone_e2e.install import Product, build_images, install_crds
+from isochrone_e2e.waiting import Objects
+
+STEADY: Final = "steady"
+"""Name of the service that many tests share, and of its namespace."""
 
 
 @pytest.fixture(scope="session")
@@ -22,14 +26,18 @@ def with_crds(kubectl: Kubectl, helm: Helm) -> Kubectl:
 
 
 @pytest.fixture(scope="session")
-def product(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
+def product(
+    request: pytest.FixtureRequest, cluster: Cluster, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Product]:
     """Isochrone, built from this tree, installed by its charts, uninstalled at the end.
 
-    Without the image that builds variants: enough for synthetic ones.
+    With the image that builds variants, gigabytes, only where a test of the session asks for it.
     """
+    fixtures = {name for it in request.session.items for name in getattr(it, "fixturenames", ())}
+    torch = "torch_product" in fixtures
     scratch = tmp_path_factory.mktemp("product")
-    tags = build_images(cluster, torch=False)
-    product = Product(cluster=cluster, torch=False, tags=tags, scratch=scratch)
+    tags = build_images(cluster, torch=torch)
+    product = Product(cluster=cluster, torch=torch, tags=tags, scratch=scratch)
     product.install()
     yield product
     if cluster.kept:
@@ -40,8 +48,15 @@ def product(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 @pytest.fixture(scope="session")
 def torch_product(product: Product) -> Product:
-    """Isochrone with the image that builds variants: gigabytes, brought to the nodes once."""
-    tags = build_images(product.cluster, torch=True)
-    whole = replace(product, torch=True, tags=tags)
-    whole.install()
-    return whole
+    """Isochrone with the image that builds variants, brought to the nodes once."""
+    return product
+
+
+@pytest.fixture(scope="session")
+def steady(product: Product) -> Iterator[Objects]:
+    """Lend the service ``steady`` of two synthetic executors; tests leave it as they found it: Ready."""
+    product.apply_synthetic(STEADY, services=(STEADY,), peak_rate=60)
+    objects = Objects(kubectl=product.kubectl, namespace=STEADY)
+    objects.wait("inferenceservice", STEADY, "Ready", timeout_s=300)
+    yield objects
+    product.remove_namespace(STEADY)

@@ -4,9 +4,9 @@ Called by the fixtures of the end-to-end tests and by `bench/cluster_operator.py
 """
 
 import json
-import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, cast
@@ -19,14 +19,27 @@ from isochrone_cluster.failures import ClusterError, run, wait_until
 from isochrone_cluster.images import buildah
 from isochrone_cluster.places import CACHE, REPOSITORY
 from isochrone_e2e import volumes
+from isochrone_e2e.manifests import (
+    POOL,
+    STORE_CLAIM,
+    TIMES,
+    VARIANT,
+    Manifest,
+    declared_status,
+    listed,
+    model_manifests,
+    pool_manifest,
+    service_manifest,
+)
 from isochrone_e2e.photos import label
 from isochrone_e2e.waiting import Objects
 
 RELEASE: Final = "isochrone"
 SYSTEM: Final = "isochrone-system"
-STORE_CLAIM: Final = "isochrone-store"
 STORES: Final = CACHE.parent / "cluster-stores"
 """Artifacts of the tests' namespaces, kept between clusters: a variant is made and measured once."""
+
+SYNTHETIC_POOL: Final = pool_manifest(POOL, nodes_max=2)
 
 PHOTO_MODELS: Final = REPOSITORY / "build" / "photo-tags"
 PHOTO_EXAMPLE: Final = REPOSITORY / "examples" / "kubernetes"
@@ -86,6 +99,8 @@ class Product:
             "store": {"storageClassName": volumes.CLASS},
             "gateway": {"cpu": "200m", "memory": "512Mi"},
             "operator": {"resources": {"requests": {"cpu": "50m", "memory": "128Mi"}}},
+            # Switched on also where there is no Karpenter: that must do no harm.
+            "engines": {"karpenter": True},
         } | self.values
 
     def uninstall(self) -> None:
@@ -121,8 +136,8 @@ class Product:
         """Return the manifests of the example."""
         return (*sorted(PHOTO_EXAMPLE.glob("*/*.yaml")), *sorted(PHOTO_EXAMPLE.glob("*.yaml")))
 
-    def apply_photo_tags(self, namespace: str) -> None:
-        """Apply the example as its guide says, on nodes labeled for its pools."""
+    def prepare_photo_tags(self, namespace: str) -> None:
+        """Make the example's namespace, with volumes for its artifacts and its trained models."""
         if not self.torch:
             raise ClusterError("photo-tags is built from torch archives: needs the torch image")
         make_photo_models()
@@ -134,10 +149,6 @@ class Product:
             claim="photo-models",
             mode="ReadOnlyMany",
         )
-        for node, pool in (("node-1", "cpu-small"), ("node-2", "cpu-spare")):
-            self.kubectl("label", "node", node, f"example.com/pool={pool}", "--overwrite")
-        for file in self.photo_tags_files():
-            self.kubectl("apply", "--server-side", f"--filename={file}")
 
     def apply_synthetic(
         self,
@@ -145,23 +156,27 @@ class Product:
         *,
         services: tuple[str, ...],
         peak_rate: float,
-        replicas_max: int = 2,
-        times: str = "1:20ms,2:30ms,4:50ms",
+        pools: Sequence[Manifest] = (SYNTHETIC_POOL,),
+        times: str = TIMES,
     ) -> None:
-        """Apply a Model whose one variant takes the time that it declares, and services of it."""
+        """Apply a Model whose one variant takes the time that it declares, pools and services of it."""
         self.make_namespace(namespace)
-        digest = make_synthetic(STORES / namespace, f"{namespace}/echo", times)
-        pool, model, variant, *others = synthetic_manifests(
-            namespace, digest, services=services, peak_rate=peak_rate, nodes_max=replicas_max
-        )
-        for manifest in (model, variant):
-            self.kubectl.apply(json.dumps(manifest))
+        digest = self.make_artifact(namespace, times)
+        self.apply(*model_manifests(namespace, digest))
+        status = declared_status(times, [pool["metadata"]["name"] for pool in pools])
         self.kubectl(
-            *("patch", "modelvariant", "echo-synthetic", "--namespace", namespace),
-            *("--subresource=status", "--type=merge", f"--patch={declared_profile(times)}"),
+            *("patch", "modelvariant", VARIANT, "--namespace", namespace),
+            *("--subresource=status", "--type=merge", f"--patch={json.dumps({'status': status})}"),
         )
-        for manifest in (pool, *others):
-            self.kubectl.apply(json.dumps(manifest))
+        self.apply(*pools, *(service_manifest(namespace, name, peak_rate) for name in services))
+
+    def make_artifact(self, namespace: str, times: str = TIMES) -> str:
+        """Put the synthetic variant's artifact into the namespace's store; return its digest."""
+        return make_synthetic(STORES / namespace, f"{namespace}/echo", times)
+
+    def apply(self, *manifests: Manifest) -> None:
+        """Apply ``manifests`` on the server's side, in their order."""
+        self.kubectl.apply(json.dumps(listed(manifests)))
 
     def synthetic_body(self) -> Path:
         """Return the file of a request for a synthetic service."""
@@ -270,6 +285,7 @@ def build_images(cluster: Cluster, *, torch: bool) -> dict[str, str]:
         )
         tags[name] = identifier.removeprefix("sha256:")[:12]
         buildah("tag", identifier, f"{repository}:{tags[name]}")
+        cluster.images.keep_only(f"{repository}:{tags[name]}")
         cluster.images.load(f"{repository}:{tags[name]}", cluster.nodes)
     return tags
 
@@ -287,100 +303,3 @@ def make_synthetic(store: Path, model: str, times: str) -> str:
     store.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "isochrone_builder", "synthetic", "--store", str(store)]
     return run([*command, "--name", model, "--times", times]).strip()
-
-
-def declared_profile(times: str, pool: str = "synthetic") -> str:
-    """Return the status of a synthetic variant whose profile is what its artifact declares.
-
-    Measured on a busy machine it would be another one each time, and so would the plan.
-    """
-    batches = []
-    for part in times.split(","):
-        size, _, took = part.partition(":")
-        row = {"size": int(size), "mean": took, "p50": took, "p99": took, "p999": took}
-        batches.append({**row, "samples": 1})
-    profile = {
-        "pool": pool,
-        "batches": batches,
-        "load": "10ms",
-        "weightsBytes": 1 << 20,
-        "workspaceBytes": 0,
-        "samples": len(batches),
-        "measuredAt": "",
-        "runtime": "synthetic, declared",
-    }
-    return json.dumps({"status": {"profiles": [profile]}})
-
-
-def synthetic_manifests(
-    namespace: str,
-    digest: str,
-    *,
-    services: tuple[str, ...],
-    peak_rate: float,
-    nodes_max: int,
-    pool: str = "synthetic",
-) -> tuple[dict[str, object], ...]:
-    """Return a pool of synthetic executors, a Model, its one hand-written variant, and services."""
-    api = "isochrone.dev/v1alpha1"
-    sizes = [1, 2, 4]
-    objects: list[dict[str, object]] = [
-        {
-            "apiVersion": api,
-            "kind": "AcceleratorPool",
-            "metadata": {"name": pool},
-            "spec": {
-                "accelerator": {"vendor": "synthetic", "memory": "256Mi"},
-                "node": {"acceleratorsPerNode": 1, "pricePerHour": "0.01"},
-                "limits": {"maxNodes": nodes_max},
-                "existing": {},
-            },
-        },
-        {
-            "apiVersion": api,
-            "kind": "Model",
-            "metadata": {"name": "echo", "namespace": namespace},
-            "spec": {
-                "task": "synthetic",
-                "inputs": [{"name": "input", "datatype": "FP32", "shape": [-1, 4]}],
-                "outputs": [{"name": "output", "datatype": "FP32", "shape": [-1, 4]}],
-                "accuracy": {"metric": "top1"},
-                "variants": {"backends": ["synthetic"], "precisions": ["fp32"]},
-            },
-        },
-        {
-            "apiVersion": api,
-            "kind": "ModelVariant",
-            "metadata": {"name": "echo-synthetic", "namespace": namespace},
-            "spec": {
-                "modelRef": {"name": "echo"},
-                "architecture": "synthetic",
-                "precision": "fp32",
-                "backend": "synthetic",
-                "batchSizes": sizes,
-                "artifact": {
-                    "uri": f"pvc://{STORE_CLAIM}/variants/{digest}",
-                    "format": "isochrone-variant",
-                    "sha256": digest,
-                },
-            },
-        },
-    ]
-    objects += [_service(namespace, name, peak_rate) for name in services]
-    return tuple(objects)
-
-
-def _service(namespace: str, name: str, peak_rate: float) -> dict[str, object]:
-    load = {"expectedRate": str(peak_rate / 2), "peakRate": str(peak_rate), "burst": "2"}
-    objectives = {"latency": {"target": "2s", "percentile": "99"}, "accuracyFloor": "0"}
-    return {
-        "apiVersion": "isochrone.dev/v1alpha1",
-        "kind": "InferenceService",
-        "metadata": {"name": name, "namespace": namespace},
-        "spec": {"modelRef": {"name": "echo"}, "objectives": objectives, "load": load},
-    }
-
-
-def forget_stores() -> None:
-    """Remove every artifact that earlier tests left."""
-    shutil.rmtree(STORES, ignore_errors=True)

@@ -29,14 +29,20 @@ CONNECT_S: Final = 3.0
 TIMEOUT_S: Final = 10.0
 """No request may hang: what has no reply by then is counted as ``hung``."""
 THREADS_MAX: Final = 64
+SAID_MAX: Final = 200
+"""Characters of a reply that are kept, and different replies."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tally:
-    """How requests ended: HTTP statuses, ``refused-connection`` …; latencies of status 200, in s."""
+    """How requests ended: HTTP statuses, ``refused-connection`` …; latencies of status 200, in s.
+
+    ``said``: what replies of other statuses said, the first of each few.
+    """
 
     sent: int
     ends: dict[str, int]
+    said: list[str]
     p50_s: float
     p99_s: float
     longest_gap_s: float
@@ -94,6 +100,7 @@ class _Run:
             self._headers["content-type"] = "application/json"
         self._lock = threading.Lock()
         self._ends: Counter[str] = Counter()
+        self._said: dict[str, str] = {}
         self._latencies: list[float] = []
         self._answered_at: list[float] = []
         self._slots = threading.Semaphore(THREADS_MAX)
@@ -134,8 +141,9 @@ class _Run:
             end = "hung"
             connection.request("POST", self._url.path, self._body, self._headers)
             reply = connection.getresponse()
-            reply.read()
+            answer = reply.read()
             end = str(reply.status)
+            self._note(end, answer)
             connection.close()
         except TimeoutError:
             pass
@@ -144,6 +152,12 @@ class _Run:
         finally:
             self._slots.release()
         self._count(end, time.monotonic() - due)
+
+    def _note(self, end: str, answer: bytes) -> None:
+        text = answer[:SAID_MAX].decode(errors="replace")
+        with self._lock:
+            if end != "200" and len(self._said) < SAID_MAX:
+                self._said.setdefault(f"{end}: {''.join(c for c in text if not c.isdigit())}", text)
 
     def _count(self, end: str, latency_s: float = 0.0) -> None:
         with self._lock:
@@ -159,6 +173,7 @@ class _Run:
         return Tally(
             sent=sent,
             ends=dict(self._ends),
+            said=[f"{key[:3]}: {text}" for key, text in self._said.items()],
             p50_s=latencies[len(latencies) // 2],
             p99_s=latencies[min(len(latencies) - 1, len(latencies) * 99 // 100)],
             longest_gap_s=max(gaps, default=0.0),

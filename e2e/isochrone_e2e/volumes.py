@@ -4,6 +4,7 @@ The local cluster has no storage of its own. Called by the fixtures.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -34,10 +35,22 @@ def offer(
     kubectl("delete", "persistentvolume", f"{namespace}-{claim}", "--ignore-not-found")
     if mode == "ReadWriteMany":
         folder.chmod(0o777)
-    manifest = {
+    kubectl.apply(json.dumps(volume(folder, namespace=namespace, claim=claim, mode=mode)))
+
+
+def volume(
+    folder: Path,
+    *,
+    namespace: str,
+    claim: str,
+    mode: str = "ReadWriteMany",
+    labels: Mapping[str, str] | None = None,
+) -> dict[str, object]:
+    """Return the volume that offers ``folder`` to ``claim`` in ``namespace``."""
+    return {
         "apiVersion": "v1",
         "kind": "PersistentVolume",
-        "metadata": {"name": f"{namespace}-{claim}"},
+        "metadata": {"name": f"{namespace}-{claim}", "labels": dict(labels or {})},
         "spec": {
             "capacity": {"storage": "100Gi"},
             "accessModes": [mode],
@@ -47,7 +60,6 @@ def offer(
             "claimRef": {"namespace": namespace, "name": claim},
         },
     }
-    kubectl.apply(json.dumps(manifest))
 
 
 def withdraw(kubectl: Kubectl, *, namespace: str, claim: str) -> None:

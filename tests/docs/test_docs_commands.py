@@ -64,6 +64,24 @@ def test_the_commands_of_a_guide_work_in_order(page: Path, tmp_path: Path) -> No
         assert ended.returncode == 0, said.read()[-4000:]
 
 
+RUN_IN_A_CLUSTER = {
+    "first-service.md": "e2e/test_photo_tags.py",
+    "install.md": "e2e/test_helm.py",
+}
+"""Guides of `docs/kubernetes` with commands, and the test that runs every section of them."""
+
+
+@pytest.mark.parametrize(
+    "page", sorted((ROOT / "docs/kubernetes").glob("*.md")), ids=lambda page: page.name
+)
+def test_the_commands_of_a_guide_for_clusters_are_run_in_one(page: Path) -> None:
+    assert bool(commands(page)) == (page.name in RUN_IN_A_CLUSTER)
+    if page.name in RUN_IN_A_CLUSTER:
+        text = (ROOT / RUN_IN_A_CLUSTER[page.name]).read_text(encoding="utf-8")
+        assert f'Guide("{page.name}"' in text
+        assert "guide.unread == set()" in text
+
+
 @pytest.mark.parametrize(
     "page",
     [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "README.md", ROOT / "ARCHITECTURE.md"],

@@ -165,6 +165,7 @@ def _programs(binary: Path, beside: int) -> tuple[Program, ...]:
             f"--metrics-port={CONTROLLER_METRICS_PORT}",
             f"--redis=127.0.0.1:{REDIS_PORT}",
             f"--app-resync={RESYNC_S}",
+            "--persist-resource-health",  # in each Application's status, where tests look
         ),
     }
     return tuple(

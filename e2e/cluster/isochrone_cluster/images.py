@@ -5,13 +5,15 @@ which happens only where its digest changed. Pods then use ``imagePullPolicy: If
 ``Never``. Called by ``cluster`` (for the pause image), by ``__main__`` and by tests.
 """
 
+import fcntl
 import hashlib
 import json
+import os
 import shutil
 import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -26,18 +28,42 @@ from isochrone_cluster.programs import Progress
 FOLDER: Final = CACHE / "images"
 BUILD_S: Final = 1800.0
 PUSH_S: Final = 900.0
-LAYERS_MAX: Final = 120
-"""So many layers without a tag are kept as a cache; a Dockerfile makes some ten."""
+SCRATCH: Final = "scratch-"
+SCRATCH_S: Final = 60.0
+STORE_MAX_BYTES: Final = 20 << 30
+"""Layers with torch take 11 GB, twice that after its pins changed; what our own change adds is small."""
 
 _PAUSE: Final = 'FROM scratch\nCOPY catatonit /pause\nENTRYPOINT ["/pause", "-P"]\n'
 
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """Lend a folder on the disk of the images, not on a temporary file system of little room."""
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=FOLDER) as name:
+    """Lend a folder on the disk of the images, not on a temporary file system of little room.
+
+    Its own lock, held as long as it is lent, tells it from those that killed processes left, which go.
+    """
+    with ExitStack() as lent:
+        with held(FOLDER / "scratch.lock", timeout_s=SCRATCH_S):
+            for folder in FOLDER.glob(f"{SCRATCH}*"):
+                if (handle := _locked(folder)) is not None:
+                    shutil.rmtree(folder)
+                    os.close(handle)
+            name = lent.enter_context(tempfile.TemporaryDirectory(dir=FOLDER, prefix=SCRATCH))
+            handle = _locked(Path(name))
+            assert handle is not None
+            lent.callback(os.close, handle)
         yield Path(name)
+
+
+def _locked(folder: Path) -> int | None:
+    """Return a handle that holds the lock of ``folder``; None while another process holds it."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        return None
+    return handle
 
 
 def buildah(*arguments: str | Path, timeout_s: float = 120.0) -> str:
@@ -103,7 +129,11 @@ class ImageStore:
         if not arguments["BASE"]:
             arguments["BASE"] = self.base()
         self.progress(f"building image {tag}")
-        with scratch_folder() as scratch:
+        with held(FOLDER / "build.lock", timeout_s=BUILD_S), scratch_folder() as scratch:
+            # What an interrupted build left: gigabytes, and a mount for each stage.
+            buildah("rm", "--all")
+            # Before it and not after, so that the next one finds what this one made.
+            self._bound_cache()
             buildah(
                 *("bud", "--isolation", "chroot", "--network", "host", "--layers"),
                 *package_index.mounts(scratch),
@@ -113,19 +143,31 @@ class ImageStore:
                 *("--tag", tag, "--file", dockerfile, context),
                 timeout_s=BUILD_S,
             )
-        self._bound_cache()
         return self.identifier(tag)
 
+    def keep_only(self, tag: str) -> None:
+        """Remove the other images of ``tag``'s repository."""
+        identifier = self.identifier(tag)
+        names = self._names(but=identifier)
+        if stale := [name for name in names if _repository(name) == _repository(tag)]:
+            buildah("rmi", *stale, timeout_s=BUILD_S)
+
+    def _names(self, *, but: str = "") -> set[str]:
+        """Return the names of all images, but for the one whose id is ``but``."""
+        rows = json.loads(buildah("images", "--json", "--all") or "[]")
+        return {name for r in rows or () if r["id"] != but for name in r.get("names") or ()}
+
     def _bound_cache(self) -> None:
-        """Drop the cached layers that no tag leads to, when there are too many of them."""
-        rows: list[dict[str, object]] = json.loads(buildah("images", "--json", "--all"))
-        if sum(not row.get("names") for row in rows) > LAYERS_MAX:
-            self.progress("dropping cached image layers: there are too many")
-            buildah("rmi", "--prune", "--force", timeout_s=BUILD_S)
-            left = {str(row["id"]) for row in json.loads(buildah("images", "--json", "--all"))}
-            for record in (FOLDER / "digests").glob("*"):
-                if record.name not in left:
-                    record.unlink()
+        """Drop the cached layers that no tag leads to, when all layers take too much room."""
+        store = FOLDER / "store"
+        if not store.exists() or int(run(["du", "-sxB1", store]).split()[0]) < STORE_MAX_BYTES:
+            return
+        self.progress("dropping cached image layers: they take too much room")
+        buildah("rmi", "--prune", "--force", timeout_s=BUILD_S)
+        left = {str(row["id"]) for row in json.loads(buildah("images", "--json", "--all"))}
+        for record in (FOLDER / "digests").glob("*"):
+            if record.name not in left:
+                record.unlink()
 
     def load(self, tag: str, nodes: Sequence[Node]) -> None:
         """Bring the built image ``tag`` to those of ``nodes`` that have it not, or another of it."""
@@ -138,6 +180,11 @@ class ImageStore:
         if not lacking:
             return
         self.progress(f"importing {tag} into {', '.join(node.name for node in lacking)}")
+        kept = self._names() - {tag}
+        for node in lacking:
+            # First, since with torch there may be no room for two. Containers that run stay.
+            stale = {n for n in node.images() if _repository(n) == _repository(tag)} - kept
+            node.remove_images(stale)
         with scratch_folder() as scratch:
             archive = scratch / "image.tar"
             # Uncompressed: the archive lives for as long as the import of it takes.
@@ -162,6 +209,10 @@ class ImageStore:
             file.write_text(_PAUSE, encoding="ascii")
             buildah("bud", "--layers", "--tag", name, "--file", file, scratch)
         self.load(name, lacking)
+
+
+def _repository(name: str) -> str:
+    return name.rpartition(":")[0]
 
 
 def archive_digest(archive: Path) -> str:

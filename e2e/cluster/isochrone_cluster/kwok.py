@@ -67,14 +67,16 @@ def add_nodes(
     prefix: str,
     capacity: Mapping[str, str],
     labels: Mapping[str, str],
+    tainted: bool = True,
 ) -> tuple[str, ...]:
     """Add ``count`` nodes named ``prefix``-0… of that capacity; return their names once Ready.
 
-    They bear the taint ``kwok.x-k8s.io/node=fake:NoSchedule``, so that only pods which tolerate it
-    come to them. Runs inside a block of ``kwok``.
+    ``tainted``: they bear the taint ``kwok.x-k8s.io/node=fake:NoSchedule``, so that only pods which
+    tolerate it come to them. Runs inside a block of ``kwok``.
     """
     names = tuple(f"{prefix}-{number}" for number in range(count))
     resources = {"pods": "1000"} | dict(capacity)
+    taints = [{"key": LABEL, "value": VALUE, "effect": "NoSchedule"}] if tainted else []
     items = [
         {
             "apiVersion": "v1",
@@ -84,7 +86,7 @@ def add_nodes(
                 "labels": {LABEL: VALUE, "kubernetes.io/hostname": name, **labels},
                 "annotations": {LABEL: VALUE},
             },
-            "spec": {"taints": [{"key": LABEL, "value": VALUE, "effect": "NoSchedule"}]},
+            "spec": {"taints": taints},
             "status": {"capacity": resources, "allocatable": resources},
         }
         for name in names

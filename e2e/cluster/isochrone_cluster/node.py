@@ -8,11 +8,12 @@ by ``cluster``; tests use ``Node`` through it.
 import json
 import os
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from isochrone_cluster import credentials
+from isochrone_cluster import cgroups, credentials
 from isochrone_cluster.failures import ClusterError, run
 from isochrone_cluster.places import CGROUP, CONTROL, POD_RANGE, NodePlace
 from isochrone_cluster.processes import Children, Program
@@ -160,11 +161,29 @@ class Node:
     def import_image(self, archive: Path) -> None:
         """Import the image in ``archive`` (OCI, a tar), under the name that it carries."""
         self.ctr("images", "import", str(archive), timeout_s=IMPORT_S)
+        self.remove_images(())  # else the content of every image ever imported would stay
+
+    def remove_images(self, names: Iterable[str]) -> None:
+        """Remove the images ``names``, and those that no name is left of; free what only they held."""
+        removed = set(names)
         images = self.images()
-        tagged = {digest for name, digest in images.items() if not name.startswith("sha256:")}
-        replaced = [name for name, digest in images.items() if digest not in tagged]
-        if replaced:  # else the content of every image ever imported would stay
-            self.ctr("images", "remove", *replaced)
+        named = {n: digest for n, digest in images.items() if not n.startswith("sha256:")}
+        kept = {digest for name, digest in named.items() if name not in removed}
+        nameless = {n for n, digest in images.items() if n not in named and digest not in kept}
+        if gone := sorted(removed | nameless):
+            self.ctr("images", "remove", "--sync", *gone, timeout_s=IMPORT_S)
+
+    def cpuset(self, container: str) -> str:
+        """Return the CPUs that ``container``, an id, may use, as the kernel spells them: ``0-1,3``.
+
+        Raises ``ClusterError`` when the node runs no such container.
+        """
+        for hierarchy in cgroups.hierarchies():
+            for group in (hierarchy / CGROUP / self.name).rglob(container):
+                for name in ("cpuset.cpus.effective", "cpuset.cpus"):  # v2 has both, and sets one
+                    if (group / name).exists():
+                        return (group / name).read_text(encoding="ascii").strip()
+        raise ClusterError(f"{self.name}: no control group of a container {container}")
 
     def run(self, *command: str, timeout_s: float = 60.0) -> str:
         """Run ``command`` in the node's network and mount namespaces; return its output."""
