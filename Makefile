@@ -11,6 +11,9 @@ UV := build/tools/uv/bin/uv
 # uv finds the system's certificates, and never fetches a Python of its own.
 export UV_SYSTEM_CERTS := 1
 export UV_PYTHON_DOWNLOADS := never
+# Each test and each command starts Pythons: with compiled modules kept, one that needs torch starts in a
+# third of the time.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help
 help: ## List the targets
@@ -65,12 +68,26 @@ $(HELM): | $(VENV)/.installed
 demo: setup ## Real models, planned, served and loaded on this machine; report in build/demo
 	@$(BIN)/isochrone demo
 
+PROCESSES := cli docs executor gateway local
+ROOMS := $(patsubst %/,%,$(wildcard tests/*/))
+
+# Two lanes side by side: one mostly waits (for processes, sockets and models), the other mostly computes.
+# What listens on the port of the guides is in one lane. Each line says which lane it is from.
 .PHONY: test
 test: setup $(HELM) ## Every check and every test
 	@$(MAKE) --no-print-directory check
 	@$(CLUSTER) install || echo "no cluster can run here (see above): the tests that need one skip" >&2
-	$(BIN)/pytest
+	@$(MAKE) --no-print-directory --jobs=2 test-processes test-decisions
 	$(BIN)/pytest -q e2e/test_validation.py
+
+.PHONY: test-processes
+test-processes: setup ## … those of the programs, which mostly wait
+	@MAKEFLAGS= $(BIN)/pytest $(addprefix tests/,$(PROCESSES)) 2>&1 | sed --unbuffered 's/^/processes | /'
+
+.PHONY: test-decisions
+test-decisions: setup $(HELM) ## … all others, and the hot path's once more, compiled
+	@MAKEFLAGS= $(BIN)/pytest $(filter-out $(addprefix tests/,$(PROCESSES)),$(ROOMS)) 2>&1 \
+	  | sed --unbuffered 's/^/decisions | /'
 	@if command -v cc >/dev/null; then $(MAKE) --no-print-directory test-compiled; else \
 	  echo "skipped: the tests of the compiled hot path, for want of a C compiler" \
 	  "(apt-get install gcc python3-dev)"; fi
@@ -122,7 +139,8 @@ images: ## Build the container images: make images BASE=… (ENGINE=docker, TAG=
 	$(IMAGE) --tag isochrone-runtime-torch:$(TAG) --target torch --file images/runtime.Dockerfile .
 
 BENCHES := bench-overhead bench-decisions bench-clockwork bench-noise bench-activation \
-  bench-tenants bench-zoo bench-workers bench-kairos
+  bench-tenants bench-zoo bench-workers bench-kairos bench-kairos-pools bench-infaas \
+  bench-live bench-generator bench-planner bench-plans
 
 .PHONY: bench
 bench: $(BENCHES) ## Every benchmark; JSON to bench/results
@@ -158,6 +176,31 @@ bench-workers: compiled ## Section 6.6: 10 to 150 workers, and what deciding cos
 .PHONY: bench-kairos
 bench-kairos: compiled ## KAIROS's comparison in simulation: allowable throughput on mixed pools
 	PYTHONPATH=$(COMPILED) $(BIN)/python bench/kairos_throughput.py
+
+.PHONY: bench-kairos-pools
+bench-kairos-pools: compiled ## Mixed pools chosen under a budget, and realized in simulation
+	PYTHONPATH=$(COMPILED) $(BIN)/python bench/kairos_pools.py
+
+.PHONY: bench-infaas
+bench-infaas: compiled ## What fluctuating load costs under our planner and others' autoscalers
+	PYTHONPATH=$(COMPILED) $(BIN)/python bench/infaas_cost.py
+
+.PHONY: bench-live
+bench-live: compiled ## Real processes under load up to 3 x saturation, beside Triton (LIVE=--long: an hour)
+	PYTHONPATH=$(COMPILED) $(BIN)/python bench/live.py $(LIVE)
+
+.PHONY: bench-generator
+bench-generator: setup ## The fastest EfficientNet-Lite0 that loses little, found with no hint
+	$(BIN)/python examples/photo-tags/make_models.py
+	$(BIN)/python bench/generator.py
+
+.PHONY: bench-planner
+bench-planner: setup ## The planner on generated problems: gap to the proven bound, and time
+	$(BIN)/python bench/planner_exact.py
+
+.PHONY: bench-plans
+bench-plans: compiled ## 200 random plans against the simulator: whether they hold, whether less would
+	PYTHONPATH=$(COMPILED) $(BIN)/python bench/planner_against_simulator.py
 
 .PHONY: bench-operator
 bench-operator: setup ## The operator on the local cluster: apply to Ready, failover, many services

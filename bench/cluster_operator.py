@@ -2,8 +2,9 @@
 
 Measured by an observer outside, through the API server, with synthetic executors (which take the time
 that they declare): apply → Ready, spec change → new plan published, a killed operator's and a killed
-gateway's failover, many services in many namespaces at once, memory of the operator and API writes.
-Absolute times of one machine: its cores are printed beside them.
+gateway's failover, many services in many namespaces at once (on KWOK's nodes), memory of the operator
+and API writes. Absolute times of one machine, which observer, control plane and nodes share: its cores
+and their load are written beside them.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -26,12 +27,11 @@ sys.path[:0] = [
 
 from isochrone_cluster.cluster import Cluster  # noqa: E402 - found by the line above
 from isochrone_cluster.failures import wait_until  # noqa: E402
-from isochrone_e2e.install import (  # noqa: E402
-    SYSTEM,
-    Product,
-    build_images,
-    synthetic_manifests,
-)
+from isochrone_e2e.crowd import gather  # noqa: E402
+from isochrone_e2e.install import SYSTEM, Product, build_images  # noqa: E402
+from isochrone_e2e.load import Load  # noqa: E402
+from isochrone_e2e.manifests import service_manifest  # noqa: E402
+from isochrone_e2e.operator_figures import operator_figures  # noqa: E402
 from isochrone_e2e.waiting import Objects  # noqa: E402
 from publishing import RESULTS, publish  # noqa: E402
 
@@ -65,53 +65,42 @@ def is_ready(objects: Objects, name: str) -> bool:
     )
 
 
-def apply_to_ready(product: Product, objects: Objects, runs: int) -> list[float]:
-    """Return the seconds of each run: a service is applied, becomes Ready, and is deleted."""
-    product.apply_synthetic(NAMESPACE, services=("warm",), peak_rate=2)
-    objects.wait("inferenceservice", "warm", "Ready", timeout_s=WAIT_S)
-    service = synthetic_manifests(NAMESPACE, "0" * 64, services=("one",), peak_rate=2, nodes_max=2)[
-        -1
-    ]
-    cast("dict[str, Any]", service["spec"])["placement"] = {"isolation": "Dedicated"}
+def apply_to_ready(objects: Objects, product: Product, isolation: str, runs: int) -> list[float]:
+    """Return the seconds of each run: a service is applied, becomes Ready, and is deleted.
+
+    ``isolation`` Dedicated: it gets an executor, a new pod; Shared: one that runs takes it in.
+    """
+    service = service_manifest(NAMESPACE, "one", 2, placement={"isolation": isolation})
+    before = objects.names("deployments")
     seconds = []
     for number in range(runs):
         seconds.append(
-            timed(
-                lambda: objects.kubectl.apply(json.dumps(service)),
-                lambda: is_ready(objects, "one"),
-                "one is Ready",
-            )
+            timed(lambda: product.apply(service), lambda: is_ready(objects, "one"), "one is Ready")
         )
-        say(f"apply to Ready, run {number + 1}: {seconds[-1]:.2f} s")
+        say(f"apply to Ready, {isolation}, run {number + 1}: {seconds[-1]:.2f} s")
         objects.kubectl("delete", "infsvc", "one", "--namespace", NAMESPACE)
-        wait_until(
-            "its executors are gone",
-            lambda: len(objects.names("deployments")) == len(("isochrone-gateway", "shared")),
-            timeout_s=WAIT_S,
-        )
+        wait_until("its executors are gone", lambda: settled(objects, before), timeout_s=WAIT_S)
     return seconds
 
 
-def change_to_published(objects: Objects, runs: int) -> list[float]:
-    """Return the seconds of each run: a target is edited, and the plan carries it."""
-    seconds = []
-    for number in range(runs):
-        target = f"{400 + number}ms"
-        patch = json.dumps({"spec": {"objectives": {"latency": {"target": target}}}})
+def settled(objects: Objects, deployments: tuple[str, ...]) -> bool:
+    """Return whether nothing but ``deployments`` is left, and no pod is on its way out."""
+    path = "{.items[*].metadata.deletionTimestamp}"
+    ending = objects.kubectl.path("pods", "--namespace", objects.namespace, path=path)
+    return objects.names("deployments") == deployments and not ending
 
-        def published(target: str = target) -> bool:
-            path = '{.spec.services[?(@.name=="warm")].objectives.latency.target}'
-            return (
-                objects.kubectl.path("splan", "isochrone", "--namespace", NAMESPACE, path=path)
-                == target
-            )
 
-        def edit(patch: str = patch) -> None:
-            words = ("infsvc", "warm", "--namespace", NAMESPACE, "--type=merge")
-            objects.kubectl("patch", *words, f"--patch={patch}")
-
-        seconds.append(timed(edit, published, "the plan carries the change"))
-    return seconds
+def change(objects: Objects, target: str) -> float:
+    """Return the seconds from an edit of the latency target until the published plan carries it."""
+    patch = json.dumps({"spec": {"objectives": {"latency": {"target": target}}}})
+    words = ("infsvc", "warm", "--namespace", NAMESPACE, "--type=merge", f"--patch={patch}")
+    path = '{.spec.services[?(@.name=="warm")].objectives.latency.target}'
+    plan = ("splan", "isochrone", "--namespace", NAMESPACE)
+    return timed(
+        lambda: objects.kubectl("patch", *words),
+        lambda: objects.kubectl.path(*plan, path=path) == target,
+        "the plan carries the change",
+    )
 
 
 def holder(objects: Objects, namespace: str, lease: str) -> str:
@@ -120,70 +109,39 @@ def holder(objects: Objects, namespace: str, lease: str) -> str:
     return objects.kubectl.path("lease", lease, "--namespace", namespace, path=path)
 
 
-def failover(product: Product, objects: Objects, namespace: str, lease: str) -> float:
-    """Return the seconds from the killing of a Lease's holder until another holds it."""
-    old = holder(objects, namespace, lease)
-    return timed(
-        lambda: product.kill_pod(namespace, old.split("_")[0]),
-        lambda: holder(objects, namespace, lease) not in {"", old},
-        f"another holds {lease}",
-    )
-
-
-def many(product: Product, namespaces: int, each: int) -> dict[str, Any]:
-    """Return what ``namespaces`` × ``each`` services cost until all are decided on."""
-    names = tuple(f"many-{number:02}" for number in range(namespaces))
-    services = tuple(f"service-{number:02}" for number in range(each))
-    say(f"{namespaces * each} services in {namespaces} namespaces")
-    digest = ""
-    for name in names:
-        product.apply_synthetic(name, services=(), peak_rate=1)
-    objects = [Objects(kubectl=product.kubectl, namespace=name) for name in names]
-    for each_objects in objects:
-        each_objects.wait("modelvariant", "echo-synthetic", "Ready", timeout_s=1800)
+def operator_failover(product: Product, objects: Objects, number: int) -> float:
+    """Return the seconds from the killing of the leader until another carries out an edit."""
+    old = holder(objects, SYSTEM, "isochrone-operator").split("_")[0]
     began = time.monotonic()
-
-    def create(name: str) -> None:
-        made = synthetic_manifests(name, digest, services=services, peak_rate=1, nodes_max=2)[3:]
-        product.kubectl.apply("\n---\n".join(json.dumps(it) for it in made))
-
-    with ThreadPoolExecutor(4) as side:
-        list(side.map(create, names))
-    applied_s = time.monotonic() - began
-
-    def undecided() -> int:
-        items = cast("list[dict[str, Any]]", product.kubectl.get("infsvc", "-A")["items"])
-        ours = [it for it in items if it["metadata"]["namespace"] in set(names)]
-        decided = [
-            it
-            for it in ours
-            if it["status"].get("observedGeneration") == it["metadata"]["generation"]
-            and any(c["type"] == "PlanAccepted" for c in it["status"].get("conditions", []))
-        ]
-        return len(ours) - len(decided)
-
-    wait_until("every service is decided on", lambda: undecided() == 0, timeout_s=1800)
+    product.kill_pod(SYSTEM, old)
+    change(objects, f"{600 + number}ms")
     took_s = time.monotonic() - began
-    for name in names:
-        product.remove_namespace(name)
-    return {"services": namespaces * each, "applied_s": applied_s, "decided_s": took_s}
+    stand_by(objects, SYSTEM, "isochrone-operator")
+    return took_s
 
 
-def memory_bytes(product: Product) -> dict[str, int]:
-    """Return the resident memory of each operator's process, by its pod, as its own metrics say."""
-    pods = product.kubectl.get(
-        "pods", "--namespace", SYSTEM, "--selector=app.kubernetes.io/component=operator"
-    )
-    found: dict[str, int] = {}
-    for pod in cast("list[dict[str, Any]]", pods["items"]):
-        name = pod["metadata"]["name"]
-        text = product.kubectl(
-            "get", "--raw", f"/api/v1/namespaces/{SYSTEM}/pods/{name}:8080/proxy/metrics"
+def gateway_failover(product: Product, objects: Objects) -> float:
+    """Return the longest time without an answer, under load, around the killing of the leader."""
+    old = holder(objects, NAMESPACE, "isochrone-cell")
+    url = f"{product.gateway_url(objects)}/v2/models/warm/infer"
+    with Load(url, product.synthetic_body(), rate=20, seconds=120) as load:
+        product.wait_answers(objects, "warm")
+        product.kill_pod(NAMESPACE, old.split("_")[0])
+        wait_until(
+            "another leads",
+            lambda: holder(objects, NAMESPACE, "isochrone-cell") not in {"", old},
+            timeout_s=WAIT_S,
         )
-        for line in text.splitlines():
-            if line.startswith("process_resident_memory_bytes"):
-                found[name] = int(float(line.split()[1]))
-    return found
+        product.wait_answers(objects, "warm")
+        tally = load.tally()
+    stand_by(objects, NAMESPACE, "isochrone-gateway")
+    return tally.longest_gap_s
+
+
+def stand_by(objects: Objects, namespace: str, deployment: str) -> None:
+    """Wait until the pod that took the place of a killed one is ready to take over, too."""
+    where = ("--namespace", namespace, f"--timeout={WAIT_S:.0f}s")
+    objects.kubectl("rollout", "status", f"deployment/{deployment}", *where, timeout_s=WAIT_S + 10)
 
 
 def quantiles(seconds: list[float]) -> dict[str, float]:
@@ -211,35 +169,59 @@ def table(result: dict[str, Any]) -> Table:
     return shown
 
 
+def measure(product: Product, options: argparse.Namespace) -> dict[str, Any]:
+    """Return every figure."""
+    objects = Objects(kubectl=product.kubectl, namespace=NAMESPACE)
+    product.apply_synthetic(NAMESPACE, services=("warm",), peak_rate=2)
+    objects.wait("inferenceservice", "warm", "Ready", timeout_s=WAIT_S)
+    figures: dict[str, Any] = {"operator memory at rest, bytes": memory_bytes(product)}
+    for isolation in ("Dedicated", "Shared"):
+        seconds = apply_to_ready(objects, product, isolation, options.runs)
+        figures[f"apply to Ready, {isolation}"] = quantiles(seconds)
+    figures["spec change to plan published"] = quantiles(
+        [change(objects, f"{400 + number}ms") for number in range(options.runs)]
+    )
+    seconds = []
+    for number in range(options.failovers):
+        seconds.append(operator_failover(product, objects, number))
+        say(f"operator's failover: {seconds[-1]:.2f} s")
+    figures["operator killed to another's plan published"] = quantiles(seconds)
+    seconds = []
+    for _ in range(options.failovers):
+        seconds.append(gateway_failover(product, objects))
+        say(f"gateway's failover: {seconds[-1]:.2f} s")
+    figures["gateway killed: longest time without an answer"] = quantiles(seconds)
+    product.remove_namespace(NAMESPACE)
+    if options.namespaces:
+        figures["many services"] = asdict(gather(product, options.namespaces, options.services))
+    return figures
+
+
+def memory_bytes(product: Product) -> int:
+    """Return the resident memory of the larger of the operator's processes."""
+    return operator_figures(product).memory_bytes
+
+
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--failovers", type=int, default=5)
     parser.add_argument("--namespaces", type=int, default=50)
     parser.add_argument("--services", type=int, default=20, help="in each namespace")
     parser.add_argument("--out", type=Path, default=RESULTS / "operator.json")
     options = parser.parse_args()
     running = Cluster.attach(progress=say)
     cluster = running or Cluster.start(kept=False, progress=say)
+    load_before = os.getloadavg()[2]
     try:
         with tempfile.TemporaryDirectory() as scratch:
             tags = build_images(cluster, torch=False)
             product = Product(cluster=cluster, torch=False, tags=tags, scratch=Path(scratch))
             product.install()
-            objects = Objects(kubectl=product.kubectl, namespace=NAMESPACE)
-            figures: dict[str, Any] = {
-                "apply to Ready": quantiles(apply_to_ready(product, objects, options.runs)),
-                "spec change to plan published": quantiles(
-                    change_to_published(objects, options.runs)
-                ),
-                "operator failover, s": failover(product, objects, SYSTEM, "isochrone-operator"),
-                "gateway failover, s": failover(product, objects, NAMESPACE, "isochrone-cell"),
-            }
-            product.remove_namespace(NAMESPACE)
-            if options.namespaces:
-                figures["many services"] = many(product, options.namespaces, options.services)
-            figures["operator memory, bytes"] = memory_bytes(product)
-            result = {"benchmark": "operator", "cores": os.cpu_count(), "figures": figures}
+            figures = measure(product, options)
+            machine = {"cores": os.cpu_count(), "load_before": load_before}
+            result = {"benchmark": "operator", "machine": machine, "figures": figures}
             publish(result, [table(result)], options.out)
             product.uninstall()
     finally:
