@@ -219,7 +219,6 @@ def _choose(cell: Cell, routes: tuple[RouteView, ...], wish: _Wish) -> _Found:
             continue
         queue = cell.queues[route.key]
         group = queue.group
-        group = queue.group
         group.shares.note_arrival(queue.claim, now)
         group.asked_at = now
         queue.note_asked(now)
