@@ -68,16 +68,19 @@ $(HELM): | $(VENV)/.installed
 demo: setup ## Real models, planned, served and loaded on this machine; report in build/demo
 	@$(BIN)/isochrone demo
 
-PROCESSES := cli docs executor gateway local
-ROOMS := $(patsubst %/,%,$(wildcard tests/*/))
+ALONE := local
+PROCESSES := cli docs executor gateway
+ROOMS := $(filter-out %/__pycache__,$(patsubst %/,%,$(wildcard tests/*/)))
 
 # Two lanes side by side: one mostly waits (for processes, sockets and models), the other mostly computes.
-# What listens on the port of the guides is in one lane. Each line says which lane it is from.
+# What listens on the port of the guides is in one lane. Each line says which lane it is from. What measures
+# models, and then holds a service to its objective, comes afterwards, alone.
 .PHONY: test
 test: setup $(HELM) ## Every check and every test
 	@$(MAKE) --no-print-directory check
 	@$(CLUSTER) install || echo "no cluster can run here (see above): the tests that need one skip" >&2
 	@$(MAKE) --no-print-directory --jobs=2 test-processes test-decisions
+	$(BIN)/pytest -q $(addprefix tests/,$(ALONE))
 	$(BIN)/pytest -q e2e/test_validation.py
 
 .PHONY: test-processes
@@ -86,7 +89,7 @@ test-processes: setup ## … those of the programs, which mostly wait
 
 .PHONY: test-decisions
 test-decisions: setup $(HELM) ## … all others, and the hot path's once more, compiled
-	@MAKEFLAGS= $(BIN)/pytest $(filter-out $(addprefix tests/,$(PROCESSES)),$(ROOMS)) 2>&1 \
+	@MAKEFLAGS= $(BIN)/pytest $(filter-out $(addprefix tests/,$(PROCESSES) $(ALONE)),$(ROOMS)) 2>&1 \
 	  | sed --unbuffered 's/^/decisions | /'
 	@if command -v cc >/dev/null; then $(MAKE) --no-print-directory test-compiled; else \
 	  echo "skipped: the tests of the compiled hot path, for want of a C compiler" \
