@@ -37,7 +37,7 @@ def test_under_overload_a_lesser_variant_answers_marked_and_counted(
     quick = cell.variant("quick", batch_ns={1: MILLISECOND}, accuracy_ppm=600_000)
     cell.write_plan(
         {"ns/one": (good,)},
-        latency_ns=3_500 * MILLISECOND,  # three of the good ones, and half a second that none fits into
+        latency_ns=3_500 * MILLISECOND,  # three good ones, and time that no fourth fits into
         overload=OverloadPolicy.DEGRADE,
         degraded=(quick,),
     )
