@@ -26,9 +26,8 @@ from typing import Any, Final, TypeVar
 from rich.table import Table
 
 from isochrone.demand import Isolation
-from isochrone.plan import Plan
 from isochrone.planning import exact, greedy, violations
-from isochrone.planning.assembly import assemble
+from isochrone.planning.assembly import unexplained
 from isochrone.planning.candidates import ServiceOptions
 from isochrone.planning.generated import Shape, generated
 from isochrone.planning.options import tables
@@ -114,15 +113,7 @@ def timed(work: Callable[[], T]) -> tuple[T, float]:
 
 def broken(problem: Problem, selection: Selection) -> int:
     """Return how many rules the judge finds broken."""
-    groups, services = assemble(problem, selection)
-    made = Plan(
-        revision=1,
-        groups=groups,
-        services=services,
-        explanations=(),
-        cost_uph=bill_uph(problem, selection),
-    )
-    return len(violations(problem, made))
+    return len(violations(problem, unexplained(problem, selection)))
 
 
 def answered(question: Question, seed: int, *, long: bool) -> dict[str, Any] | None:

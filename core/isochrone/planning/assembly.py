@@ -1,6 +1,6 @@
 """A selection written out as the groups and routes of a plan, with every figure in place.
 
-Called by ``planner`` alone, once for the fresh choice and once for the running one.
+Called by ``planner``, once for the fresh choice and once for the running one, and by its benchmark.
 """
 
 from hashlib import sha256
@@ -9,12 +9,18 @@ from typing import Final
 from isochrone.catalog import ImageFamily
 from isochrone.demand import Isolation, Service
 from isochrone.ids import GroupId, Namespace, PoolId, ServiceId, split_qualified
-from isochrone.plan import Group, Route, ServicePlan
+from isochrone.plan import Group, Plan, Route, ServicePlan
 from isochrone.planning.attainment import capacity_rps, predicted_ns
 from isochrone.planning.candidates import Candidate
 from isochrone.planning.degrading import with_degraded_routes
 from isochrone.planning.problem import Problem
-from isochrone.planning.selection import Choice, Selection, choice_cost_uph, shared_members
+from isochrone.planning.selection import (
+    Choice,
+    Selection,
+    bill_uph,
+    choice_cost_uph,
+    shared_members,
+)
 from isochrone.planning.sharing import shared_capacity_rps, shared_level, shared_predicted_ns
 from isochrone.units import ONE_PPM, SECOND
 
@@ -22,6 +28,18 @@ NAME_MAX: Final = 63
 """A group names a Deployment and a label value: at most 63 characters."""
 _DIGEST: Final = 8
 _Parts = tuple[Namespace, PoolId, ImageFamily, ServiceId | None]
+
+
+def unexplained(problem: Problem, selection: Selection) -> Plan:
+    """Return ``selection`` as a plan without a revision or explanations, as the judge takes it."""
+    groups, services = assemble(problem, selection)
+    return Plan(
+        revision=0,
+        groups=groups,
+        services=services,
+        explanations=(),
+        cost_uph=bill_uph(problem, selection),
+    )
 
 
 def group_names(parts: tuple[_Parts, ...]) -> dict[_Parts, GroupId]:

@@ -10,7 +10,7 @@ from typing import Final
 
 from isochrone.plan import Plan
 from isochrone.planning import apart, exact, greedy
-from isochrone.planning.assembly import assemble
+from isochrone.planning.assembly import unexplained
 from isochrone.planning.candidates import ServiceOptions
 from isochrone.planning.explain import explain
 from isochrone.planning.judge import violations
@@ -84,15 +84,7 @@ def _holding(problem: Problem, options: tuple[ServiceOptions, ...]) -> Selection
     running = running_selection(problem, options)
     if running is None:
         return None
-    groups, services = assemble(problem, running)
-    written = Plan(
-        revision=0,
-        groups=groups,
-        services=services,
-        explanations=(),
-        cost_uph=bill_uph(problem, running),
-    )
-    return None if violations(problem, written) else running
+    return None if violations(problem, unexplained(problem, running)) else running
 
 
 def _replaces(problem: Problem, fresh: Selection, running: Selection, *, may_improve: bool) -> bool:
@@ -111,14 +103,9 @@ def _replaces(problem: Problem, fresh: Selection, running: Selection, *, may_imp
 
 def _written(problem: Problem, options: tuple[ServiceOptions, ...], selection: Selection) -> Plan:
     """Return ``selection`` as a plan that the judge has found clean, without a revision."""
-    groups, services = assemble(problem, selection)
-    result = Plan(
-        revision=0,
-        groups=groups,
-        services=services,
-        explanations=explain(problem, options, selection, groups=groups, services=services),
-        cost_uph=bill_uph(problem, selection),
-    )
+    bare = unexplained(problem, selection)
+    why = explain(problem, options, selection, groups=bare.groups, services=bare.services)
+    result = replace(bare, explanations=why)
     broken = violations(problem, result)
     assert not broken, f"the planner made a plan that does not hold: {broken}"
     return result
