@@ -36,7 +36,7 @@ from isochrone_executor.artifacts import (
     open_manifest,
     variant_directory,
 )
-from isochrone_executor.logs import Log
+from isochrone_process.log import Log
 
 LIST_BYTES_MAX: Final[Bytes] = 1 * MIB
 """A ConfigMap holds no more."""
@@ -180,7 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
     signal.signal(signal.SIGTERM, _on_signal)
-    log = Log("fetch")
+    log = Log(worker="fetch")
     try:
         wanted = _read_list(options.list)
     except SetupError as error:

@@ -17,11 +17,11 @@ from isochrone.units import SECOND, Bytes, Instant
 from isochrone_executor.ledger import PAGE_BYTES, Ledger
 from isochrone_executor.link import Link
 from isochrone_executor.loader import JOBS_MAX, Loader, LoadJob, LoadOutcome
-from isochrone_executor.logs import Log
 from isochrone_executor.predictability import Collector
 from isochrone_executor.residents import Resident, Residents
 from isochrone_executor.settings import Settings
 from isochrone_executor.window import judge_window
+from isochrone_process.log import Log
 
 DETAIL_LENGTH_MAX: Final = 2_000
 """Characters of a Result's detail; of a traceback, the last ones."""

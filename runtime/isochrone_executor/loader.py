@@ -24,9 +24,9 @@ from isochrone_executor.artifacts import StoreReader, VariantManifest
 from isochrone_executor.backends.port import Backend
 from isochrone_executor.backends.registry import open_backend
 from isochrone_executor.fetch import Bound, fetch_variant
-from isochrone_executor.logs import Log
 from isochrone_executor.residents import Resident
 from isochrone_executor.window import judge_window
+from isochrone_process.log import Log
 
 JOBS_MAX: Final = 64
 """Loads that may wait; more than an accelerator holds variants in any plan of ours."""

@@ -27,13 +27,13 @@ from isochrone.protocol.messages import PROTOCOL_VERSION, Goodbye, Hello, Ping, 
 from isochrone.protocol.session import Command
 from isochrone.units import MICROSECOND, MILLISECOND, SECOND, Instant, Nanoseconds
 from isochrone_executor.backends.registry import available_backends
-from isochrone_executor.credentials import Credentials
 from isochrone_executor.lane import Lane
 from isochrone_executor.link import Link, LinkLostError
 from isochrone_executor.listener import Listener
-from isochrone_executor.logs import Log
 from isochrone_executor.settings import Settings
 from isochrone_executor.tls_stream import Handshake, HandshakeFailedError, TlsStream
+from isochrone_process.credentials import Credentials, server_context
+from isochrone_process.log import Log
 
 LINKS_MAX: Final = 4
 """Gateways at once: a leader, its standby, and two that are on their way out or in."""
@@ -63,7 +63,11 @@ class Loop:
         self._command = Command()
         self._commander: Link | None = None
         self._links: dict[int, Link] = {}
-        self._credentials = None if settings.tls is None else Credentials(settings.tls, log)
+        self._credentials = (
+            None
+            if settings.tls is None
+            else Credentials(settings.tls, log, empty=server_context, option="--tls")
+        )
         self._handshakes: dict[int, Handshake] = {}
         self._complaint = ""
         self._complained: Instant = 0

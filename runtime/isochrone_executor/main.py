@@ -10,19 +10,25 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import Final
 
 from isochrone.errors import SetupError
+from isochrone.units import MIB
 from isochrone_executor import predictability
 from isochrone_executor.listener import Listener
-from isochrone_executor.logs import Log
 from isochrone_executor.loop import Loop
 from isochrone_executor.settings import Settings, parse_settings
+from isochrone_process import steady
+from isochrone_process.log import Log
+
+KEPT_BYTES: Final = 1024 * MIB
+"""Freed memory that stays this process's: outputs and scratch of the next inference come from it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one executor until it is told to stop; return the process's exit status."""
     settings = parse_settings(sys.argv[1:] if arguments is None else arguments)
-    log = Log(settings.worker)
+    log = Log(worker=settings.worker)
     try:
         _prepare(settings, log)
         with Listener(settings.listen) as listener:
@@ -46,9 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _prepare(settings: Settings, log: Log) -> None:
     """Settle everything that must be settled before an engine is imported."""
     if settings.die_with_parent:
-        predictability.die_with_parent()
+        steady.die_with_parent()
     predictability.limit_threads(settings.cores.threads)
     predictability.pin(settings.cores.numbers)
-    predictability.steady_memory(log)
-    predictability.steady_timers(log)
+    steady.steady_memory(log, kept_bytes=KEPT_BYTES)
+    steady.steady_timers(log)
     predictability.steady_interpreter()

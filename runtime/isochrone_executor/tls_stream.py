@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Final
 
 from isochrone.units import KIB, SECOND, Bytes, Instant, Nanoseconds
-from isochrone_executor.credentials import Credentials
+from isochrone_process.credentials import Credentials
 
 HANDSHAKE_NS_MAX: Final[Nanoseconds] = 5 * SECOND
 """How long a gateway may take from connecting to the end of the handshake: it takes milliseconds."""

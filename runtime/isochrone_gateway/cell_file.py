@@ -12,8 +12,8 @@ from typing import Annotated, Final
 import msgspec
 
 from isochrone_gateway.config import ExecutorAddress, named_twice
-from isochrone_gateway.journal import Journal
 from isochrone_gateway.watched_file import WatchedFile
+from isochrone_process.log import Log
 
 CELL_BYTES_MAX: Final = 4 << 20
 """Some 40,000 executors: far more than one gateway schedules."""
@@ -45,15 +45,15 @@ class CellWatch:
         self._take = take
         self._file = WatchedFile(path, unreadable="cell_unreadable", bytes_max=CELL_BYTES_MAX)
 
-    def look(self, journal: Journal) -> None:
+    def look(self, log: Log) -> None:
         """Take the file's state into force if the file is another than at the last look."""
-        data = self._file.news(journal)
+        data = self._file.news(log)
         if data is None:
             return
         try:
             state = decode(data)
         except ValueError as error:
-            journal.warning("cell_rejected", path=str(self._path), reason=str(error))
+            log.warning("cell_rejected", path=str(self._path), reason=str(error))
             return
         self._take(state)
 

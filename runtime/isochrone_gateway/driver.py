@@ -35,13 +35,13 @@ from isochrone.scheduling.scheduler import Scheduler
 from isochrone.scheduling.settings import Settings
 from isochrone.units import MICROSECOND, Instant, Nanoseconds
 from isochrone_gateway.clock import Alarm, Vigil
-from isochrone_gateway.journal import Journal
 from isochrone_gateway.links import ExecutorLink
 from isochrone_gateway.live import Dispatched, LiveRequest, outputs_of
 from isochrone_gateway.metrics import Metrics
 from isochrone_gateway.observed import Observed
 from isochrone_gateway.records import Records
 from isochrone_gateway.replies import STANDBY_MESSAGE
+from isochrone_process.log import Log
 
 VIGIL_NS_MAX: Final[Nanoseconds] = 250 * MICROSECOND
 """Executions up to this long are waited for awake: there, falling asleep and waking costs as much
@@ -59,7 +59,7 @@ class Driver:
         *,
         metrics: Metrics,
         records: Records,
-        journal: Journal,
+        log: Log,
         observed: Observed,
         on_defect: Callable[[BaseException], None],
     ) -> None:
@@ -76,7 +76,7 @@ class Driver:
         """Requests that have ever been brought."""
         self._metrics = metrics
         self._records = records
-        self._journal = journal
+        self._log = log
         self._observed = observed
         self._on_defect = on_defect
         self._requests: dict[RequestId, LiveRequest] = {}
@@ -227,7 +227,7 @@ class Driver:
             if stranger is not None:
                 stranger(result, payload)
             else:
-                self._journal.warning(
+                self._log.warning(
                     "unknown_action_answered", worker=link.worker, action=result.action
                 )
             return

@@ -32,8 +32,8 @@ from isochrone.protocol.messages import (
 from isochrone.protocol.session import Role, Session, State
 from isochrone.units import SECOND, Bytes, Instant, Nanoseconds
 from isochrone_gateway.config import ExecutorAddress, GatewayConfig
-from isochrone_gateway.credentials import Credentials
-from isochrone_gateway.journal import Journal
+from isochrone_process.credentials import Credentials
+from isochrone_process.log import Log
 
 OFFSET_SAMPLES: Final = 8
 """Pings behind the estimate of a remote clock: the quickest of the last ones is believed."""
@@ -70,7 +70,7 @@ class ExecutorLink:
         executor: ExecutorAddress,
         config: GatewayConfig,
         user: LinkUser,
-        journal: Journal,
+        log: Log,
         *,
         epoch: int,
         credentials: Credentials | None,
@@ -85,7 +85,7 @@ class ExecutorLink:
         self._credentials = credentials
         self._config = config
         self._user = user
-        self._journal = journal
+        self._log = log
         self._wire: _Wire | None = None
         self._task: asyncio.Task[None] | None = None
         self._complaint = ""
@@ -139,7 +139,7 @@ class ExecutorLink:
         self.is_up = True
         self.group, self.pool = hello.group, hello.pool
         self._complaint = ""
-        self._journal.info("executor_joined", worker=self.worker, resident=hello.resident)
+        self._log.info("executor_joined", worker=self.worker, resident=hello.resident)
         self._user.joined(hello)
 
     def on_result(self, result: Result, payload: tuple[memoryview, ...]) -> None:
@@ -152,9 +152,9 @@ class ExecutorLink:
         if self.is_up:
             self.is_up = False
             if self.leaving:
-                self._journal.info("executor_left", worker=self.worker, reason=reason)
+                self._log.info("executor_left", worker=self.worker, reason=reason)
             else:
-                self._journal.warning("executor_lost", worker=self.worker, reason=reason)
+                self._log.warning("executor_lost", worker=self.worker, reason=reason)
             self._user.lost(self)
         else:
             self._complain(reason)
@@ -209,7 +209,7 @@ class ExecutorLink:
         """Log why there is no link: once for each new reason, as dialing goes on for ever."""
         if reason != self._complaint:
             self._complaint = reason
-            self._journal.warning(
+            self._log.warning(
                 "executor_unreachable", worker=self.worker, address=self.address, reason=reason
             )
 

@@ -18,6 +18,7 @@ import msgspec
 import uvloop
 
 from isochrone.errors import SetupError
+from isochrone.units import MIB
 from isochrone_gateway import predictability
 from isochrone_gateway.admin import Admin
 from isochrone_gateway.cell_file import CellState, CellWatch
@@ -27,7 +28,6 @@ from isochrone_gateway.connection import Connection
 from isochrone_gateway.driver import Driver
 from isochrone_gateway.health import Health
 from isochrone_gateway.inference import Inference
-from isochrone_gateway.journal import Journal
 from isochrone_gateway.listener import SWEEP_S, Listener
 from isochrone_gateway.membership import Membership
 from isochrone_gateway.metrics import Gauges, Metrics
@@ -37,6 +37,8 @@ from isochrone_gateway.plan_watch import WATCH_S, PlanWatch
 from isochrone_gateway.readiness import Readiness
 from isochrone_gateway.records import Records
 from isochrone_gateway.trace_file import TraceFile
+from isochrone_process import steady
+from isochrone_process.log import Log
 
 TICK_S: Final = 1.0
 """How often the trace is written and stuck workers are looked for."""
@@ -44,6 +46,8 @@ TICK_S: Final = 1.0
 DEFECT_STATUS: Final = os.EX_SOFTWARE
 DRAIN_POLL_S: Final = 0.01
 BACKLOG: Final = 1024
+KEPT_BYTES: Final = 512 * MIB
+"""Freed memory that stays this process's."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,27 +58,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--config", required=True, type=Path, metavar="FILE")
     path = parser.parse_args(arguments).config
-    journal = Journal("")
+    log = Log(gateway="")
     try:
         config = read_config(path)
-        journal = Journal(config.name)
+        log = Log(gateway=config.name)
         if config.die_with_parent:
-            predictability.die_with_parent()
-        predictability.steady_memory(journal)
-        predictability.steady_timers(journal)
+            steady.die_with_parent()
+        steady.steady_memory(log, kept_bytes=KEPT_BYTES)
+        steady.steady_timers(log)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(Gateway(config, journal).run())
+            return runner.run(Gateway(config, log).run())
     except SetupError as error:
-        journal.fault("cannot_start", reason=str(error))
+        log.fault("cannot_start", reason=str(error))
         return 1
 
 
 class Gateway:
     """All the parts of one gateway, put together."""
 
-    def __init__(self, config: GatewayConfig, journal: Journal) -> None:
+    def __init__(self, config: GatewayConfig, log: Log) -> None:
         self._config = config
-        self._journal = journal
+        self._log = log
         self._status = 0
         self._stop = asyncio.Event()
         self._metrics = Metrics()
@@ -87,8 +91,8 @@ class Gateway:
         self._driver = Driver(
             config.settings,
             metrics=self._metrics,
-            records=Records(self._metrics, observed, self._trace, journal),
-            journal=journal,
+            records=Records(self._metrics, observed, self._trace, log),
+            log=log,
             observed=observed,
             on_defect=self._on_defect,
         )
@@ -108,9 +112,7 @@ class Gateway:
             plan_revision=lambda: self._driver.revision,
             leads=lambda: self._driver.leading,
         )
-        self._membership = Membership(
-            config, self._driver, journal, on_task_ended=self._on_task_ended
-        )
+        self._membership = Membership(config, self._driver, log, on_task_ended=self._on_task_ended)
         self._cell_watch: CellWatch | None = None
         if config.cell_path is not None:
             self._cell_watch = CellWatch(config.cell_path, self._membership.take)
@@ -134,7 +136,7 @@ class Gateway:
             loop.add_signal_handler(number, self._on_signal, number)
         alarm = Alarm(loop, self._driver.ring)
         self._driver.keep_time(alarm, Vigil(loop))
-        self._plan_watch.look(self._journal)
+        self._plan_watch.look(self._log)
         servers = {
             "admin_port": await self._listen(self._admin_listener, self._config.admin),
             "port": await self._listen(self._listener, self._config.listen),
@@ -166,7 +168,7 @@ class Gateway:
         await self._membership.stop()
         alarm.close()
         self._trace.close()
-        self._journal.info("stopped", status=self._status)
+        self._log.info("stopped", status=self._status)
         return self._status
 
     async def _listen(self, listener: Listener, address: Address) -> asyncio.Server:
@@ -184,7 +186,7 @@ class Gateway:
     def _join_cell(self) -> None:
         """Lead or stand by as the cell's file says; without one, lead with what is configured."""
         if self._cell_watch is not None:
-            self._cell_watch.look(self._journal)
+            self._cell_watch.look(self._log)
             return
         epoch = self._config.epoch
         assert epoch is not None, "read_config has seen to it"
@@ -201,13 +203,13 @@ class Gateway:
             partial = path.with_name(f"{path.name}.partial")
             partial.write_bytes(msgspec.json.encode(ports))
             partial.rename(path)
-        self._journal.info("listening", **ports)
+        self._log.info("listening", **ports)
 
     async def _drain(self) -> None:
         """Take no new requests, and give those under way a bounded time to end."""
         if self._status:
             return
-        self._journal.info("draining", requests=self._driver.under_way)
+        self._log.info("draining", requests=self._driver.under_way)
         self._readiness.draining = True
         self._inference.draining = True
         self._listener.drain()
@@ -215,7 +217,7 @@ class Gateway:
         while self._listener.busy and time.monotonic() < until:  # noqa: ASYNC110 - polled once
             await asyncio.sleep(DRAIN_POLL_S)
         if self._listener.busy:
-            self._journal.warning("requests_abandoned", requests=self._driver.under_way)
+            self._log.warning("requests_abandoned", requests=self._driver.under_way)
 
     def _sweep(self) -> None:
         now = time.monotonic_ns()
@@ -228,9 +230,9 @@ class Gateway:
         self._driver.drop_stuck()
 
     def _watch_files(self) -> None:
-        self._plan_watch.look(self._journal)
+        self._plan_watch.look(self._log)
         if self._cell_watch is not None:
-            self._cell_watch.look(self._journal)
+            self._cell_watch.look(self._log)
         self._membership.settle()
 
     def _ping(self) -> None:
@@ -239,13 +241,13 @@ class Gateway:
             link.tick(now)
 
     def _on_signal(self, number: signal.Signals) -> None:
-        self._journal.info("stopping", signal=signal.Signals(number).name)
+        self._log.info("stopping", signal=signal.Signals(number).name)
         self._stop.set()
 
     def _on_defect(self, error: BaseException) -> None:
         """End the process: what a scheduler does that broke a promise is not to be trusted."""
         trace = "".join(traceback.format_exception(error))
-        self._journal.fault("defect", detail=trace)
+        self._log.fault("defect", detail=trace)
         self._status = DEFECT_STATUS
         self._stop.set()
 
@@ -259,7 +261,7 @@ class Gateway:
         """Log what a callback raised; the loop closes the connection that it was for."""
         error = context.get("exception")
         detail = "".join(traceback.format_exception(error)) if error is not None else ""
-        self._journal.fault("callback_failed", message=context.get("message"), detail=detail)
+        self._log.fault("callback_failed", message=context.get("message"), detail=detail)
 
 
 async def _every(seconds: float, beat: Callable[[], None]) -> None:

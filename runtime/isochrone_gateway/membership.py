@@ -19,10 +19,10 @@ from isochrone.ids import WorkerId
 from isochrone.units import SECOND, Instant
 from isochrone_gateway.cell_file import STANDBY, CellState
 from isochrone_gateway.config import ExecutorAddress, GatewayConfig
-from isochrone_gateway.credentials import Credentials
 from isochrone_gateway.driver import Driver
-from isochrone_gateway.journal import Journal
 from isochrone_gateway.links import ExecutorLink
+from isochrone_process.credentials import Credentials, client_context
+from isochrone_process.log import Log
 
 LEADS_NO_LONGER: Final = "this gateway leads no longer"
 LEAVES: Final = "this executor is leaving"
@@ -44,17 +44,21 @@ class Membership:
         self,
         config: GatewayConfig,
         driver: Driver,
-        journal: Journal,
+        log: Log,
         *,
         on_task_ended: Callable[[asyncio.Task[None]], None],
     ) -> None:
         """Begin as a standby. ``SetupError`` when there are credentials that cannot be used."""
         self._config = config
         self._driver = driver
-        self._journal = journal
+        self._log = log
         self._on_task_ended = on_task_ended
         tls = config.tls
-        self._credentials = None if tls is None else Credentials(tls.directory, journal)
+        self._credentials = (
+            None
+            if tls is None
+            else Credentials(tls.directory, log, empty=client_context, option="tls")
+        )
         self._state = STANDBY
         self._wanted: dict[WorkerId, ExecutorAddress] = {}
         self._farewells: dict[WorkerId, _Farewell] = {}
@@ -70,7 +74,7 @@ class Membership:
         former, self._state = self._state, state
         if state.epoch < former.epoch:
             # Executors refuse it until they are restarted; somebody must look at the lease.
-            self._journal.fault("epoch_went_back", epoch=state.epoch, former=former.epoch)
+            self._log.fault("epoch_went_back", epoch=state.epoch, former=former.epoch)
         leaving = frozenset(state.leaving)
         self._wanted = {
             WorkerId(executor.worker): executor
@@ -78,13 +82,13 @@ class Membership:
             if executor.worker not in leaving
         }
         if state.leading and not former.leading:
-            self._journal.info("leading", epoch=state.epoch, executors=len(state.executors))
+            self._log.info("leading", epoch=state.epoch, executors=len(state.executors))
             self._driver.lead()
         elif former.leading and not state.leading:
-            self._journal.info("standing_by", epoch=state.epoch, requests=self._driver.under_way)
+            self._log.info("standing_by", epoch=state.epoch, requests=self._driver.under_way)
             self._driver.stand_by()
         elif state.leading and state.epoch != former.epoch:
-            self._journal.info("leading_anew", epoch=state.epoch, former=former.epoch)
+            self._log.info("leading_anew", epoch=state.epoch, former=former.epoch)
             for link in self._driver.links.values():
                 link.greet_anew(state.epoch)
         self.settle()
@@ -112,7 +116,7 @@ class Membership:
                     executor,
                     self._config,
                     self._driver,
-                    self._journal,
+                    self._log,
                     epoch=self._state.epoch,
                     credentials=self._credentials,
                 )

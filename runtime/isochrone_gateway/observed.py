@@ -8,8 +8,9 @@ counts once, when it has ended, in the second in which it arrived; an invalid on
 twice the declared may pass, and never more than the declared in the long run. So the doubt is always
 against us. Without a declared load every arrival is within it.
 
-Memory is bounded: per service 61 slots of 5 s, each with its counts and a histogram of latencies
-whose buckets are at most 1/64 wide, so that a quantile is off by at most 0.8 %.
+Memory is bounded: per service 61 slots of 5 s, each with its counts, a histogram of latencies whose
+buckets are at most 1/64 wide, so that a quantile is off by at most 0.8 %, and one of rows: by the sizes
+that the service is planned for, and powers of two beyond.
 """
 
 from typing import Final, TypedDict
@@ -41,6 +42,7 @@ class ServiceView(TypedDict):
 
     ``degraded``, among those on time, were answered by a variant below the floor, under overload.
     ``unserved`` found no worker with the model: those refused for that, and those that wait now.
+    ``rows``: how many requests had up to so many rows.
     """
 
     service: ServiceId
@@ -60,6 +62,7 @@ class ServiceView(TypedDict):
     p99_ns: Nanoseconds | None
     p999_ns: Nanoseconds | None
     accuracy_ppm: PartsPerMillion | None
+    rows: dict[str, int]
 
 
 class _Slot:
@@ -74,6 +77,7 @@ class _Slot:
         "on_time",
         "on_time_within",
         "refused",
+        "rows",
         "seconds",
         "unserved",
         "variants",
@@ -91,6 +95,7 @@ class _Slot:
         self.within = self.on_time_within = 0
         self.degraded = self.unserved = 0
         self.latencies: dict[int, int] = {}
+        self.rows: dict[int, int] = {}
         self.variants: dict[str, None] = {}
 
 
@@ -101,6 +106,7 @@ class ServiceWindow:
         self._since = since
         self._slots = [_Slot() for _ in range(SLOTS)]
         self._limited = False
+        self._sizes: tuple[int, ...] = ()
         self._rate_rps = 0.0
         self._depth = 0.0
         self._tokens = 0.0
@@ -109,6 +115,7 @@ class ServiceWindow:
     def limit(self, load: Load | None) -> None:
         """Count as within what ``load`` declares; all of it where nothing is declared."""
         limited = load is not None
+        self._sizes = tuple(sorted(it.size for it in load.sizes)) if load is not None else ()
         rate_rps = load.peak_rate_rps if load is not None else 0.0
         depth = max(1.0, load.peak_rate_rps + load.burst) if load is not None else 0.0
         if (limited, rate_rps, depth) != (self._limited, self._rate_rps, self._depth):
@@ -119,6 +126,7 @@ class ServiceWindow:
         """Return a window that begins now, under the same declared load."""
         window = ServiceWindow(now)
         window._limited, window._rate_rps = self._limited, self._rate_rps
+        window._sizes = self._sizes
         window._depth = window._tokens = self._depth
         return window
 
@@ -141,9 +149,19 @@ class ServiceWindow:
             self._tokens = min(self._depth, self._tokens + 1.0)
 
     def ended(
-        self, ending: Ending, at: Instant, *, within: bool, latency_ns: Nanoseconds, variant: str
+        self,
+        ending: Ending,
+        at: Instant,
+        *,
+        within: bool,
+        latency_ns: Nanoseconds,
+        variant: str,
+        rows: int,
     ) -> None:
-        """Count a valid request that arrived at ``at``. ``latency_ns`` is -1 where it was not run."""
+        """Count a valid request that arrived at ``at``.
+
+        ``latency_ns`` is -1 where it was not run, ``rows`` 0 where it was refused before they were known.
+        """
         outcome, reason = ending
         second = at // SECOND
         number = second // SLOT_S
@@ -171,6 +189,13 @@ class ServiceWindow:
         if latency_ns >= 0:
             bucket = _bucket(latency_ns)
             slot.latencies[bucket] = slot.latencies.get(bucket, 0) + 1
+        if rows > 0:
+            size = self._size(rows)
+            slot.rows[size] = slot.rows.get(size, 0) + 1
+
+    def _size(self, rows: int) -> int:
+        """Return the class of a request: the least planned size that holds it, or a power of two."""
+        return next((it for it in self._sizes if it >= rows), 1 << (rows - 1).bit_length())
 
     def variants(self, now: Instant) -> set[str]:
         """Return the variants that answered."""
@@ -195,6 +220,10 @@ class ServiceWindow:
         for slot in slots:
             for bucket, count in slot.latencies.items():
                 latencies[bucket] = latencies.get(bucket, 0) + count
+        rows: dict[str, int] = {}
+        for slot in slots:
+            for size, count in slot.rows.items():
+                rows[str(size)] = rows.get(str(size), 0) + count
         answered = [
             accuracies[VariantId(name)] for name in self.variants(now) if name in accuracies
         ]
@@ -217,6 +246,7 @@ class ServiceWindow:
             "p99_ns": _quantile(latencies, 990_000),
             "p999_ns": _quantile(latencies, 999_000),
             "accuracy_ppm": min(answered)[1] if answered else None,
+            "rows": rows,
         }
 
     def _present(self, now: Instant) -> list[_Slot]:
@@ -275,11 +305,14 @@ class Observed:
         within: bool,
         latency_ns: Nanoseconds,
         variant: str,
+        rows: int,
     ) -> None:
         """Count a valid request; see ``ServiceWindow.ended``."""
         window = self._windows.get(service)
         if window is not None:
-            window.ended(ending, at, within=within, latency_ns=latency_ns, variant=variant)
+            window.ended(
+                ending, at, within=within, latency_ns=latency_ns, variant=variant, rows=rows
+            )
 
     def views(self, now: Instant, waiting: dict[str, int]) -> list[ServiceView]:
         """Return the figures of every service, by id; ``waiting`` ones wait for a worker to come."""

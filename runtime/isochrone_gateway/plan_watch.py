@@ -12,9 +12,9 @@ from isochrone.plan_document import PlanDocument, decode
 from isochrone_gateway.directory import Directory
 from isochrone_gateway.driver import Driver
 from isochrone_gateway.inference import Inference
-from isochrone_gateway.journal import Journal
 from isochrone_gateway.metrics import Metrics
 from isochrone_gateway.watched_file import WatchedFile
+from isochrone_process.log import Log
 
 WATCH_S: Final = 0.25
 """How often the file is looked at: one ``stat``."""
@@ -33,9 +33,9 @@ class PlanWatch:
         self._metrics = metrics
         self._file = WatchedFile(path, unreadable="plan_unreadable")
 
-    def look(self, journal: Journal) -> None:
+    def look(self, log: Log) -> None:
         """Take the file's plan into force if the file is another than at the last look."""
-        data = self._file.news(journal)
+        data = self._file.news(log)
         if data is None:
             return
         try:
@@ -43,9 +43,9 @@ class PlanWatch:
             self._take(document)
         except ManifestError as error:
             self._metrics.plan_errors += 1
-            journal.warning("plan_rejected", path=str(self._path), reason=str(error))
+            log.warning("plan_rejected", path=str(self._path), reason=str(error))
             return
-        journal.info(
+        log.info(
             "plan_in_force",
             revision=document.plan.revision,
             services=len(document.plan.services),

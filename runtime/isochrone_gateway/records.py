@@ -11,11 +11,11 @@ from isochrone.protocol.messages import Result
 from isochrone.scheduling.actions import Infer, Load, Reply, Unload
 from isochrone.scheduling.outcomes import Outcome, Reason
 from isochrone.trace import ActionRecord, RequestRecord
-from isochrone_gateway.journal import Journal
 from isochrone_gateway.live import Dispatched, LiveRequest
 from isochrone_gateway.metrics import Metrics
 from isochrone_gateway.observed import Observed
 from isochrone_gateway.trace_file import TraceFile
+from isochrone_process.log import Log
 
 DETAIL_LOGGED_MAX: Final = 400
 """Characters of an executor's complaint that go to the log."""
@@ -35,13 +35,11 @@ _STATUSES: Final = {status: status.value for status in ActionStatus}
 class Records:
     """Keeps records of one gateway."""
 
-    def __init__(
-        self, metrics: Metrics, observed: Observed, trace: TraceFile, journal: Journal
-    ) -> None:
+    def __init__(self, metrics: Metrics, observed: Observed, trace: TraceFile, log: Log) -> None:
         self._metrics = metrics
         self._observed = observed
         self._trace = trace
-        self._journal = journal
+        self._log = log
 
     def note_request(self, live: LiveRequest, reply: Reply) -> None:
         """Keep that ``live`` has ended: its answer was given just now."""
@@ -69,6 +67,7 @@ class Records:
                 within=live.within,
                 latency_ns=latency_ns,
                 variant=variant,
+                rows=live.rows,
             )
         refused_in_ns = -1
         if outcome is Outcome.REFUSED:
@@ -105,7 +104,7 @@ class Records:
         if status is ActionStatus.OK:
             self._metrics.time_action(labels, result.duration_ns, action.expected_ns)
         elif status not in (ActionStatus.TOO_LATE, ActionStatus.TOO_EARLY):
-            self._journal.warning(
+            self._log.warning(
                 "action_failed",
                 worker=action.worker,
                 kind=kind,

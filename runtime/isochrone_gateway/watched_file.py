@@ -7,7 +7,7 @@ was read last holds.
 from pathlib import Path
 
 from isochrone.units import Bytes
-from isochrone_gateway.journal import Journal
+from isochrone_process.log import Log
 
 
 class WatchedFile:
@@ -21,7 +21,7 @@ class WatchedFile:
         self._seen: tuple[int, int, int] | None = None
         self._absent = False
 
-    def news(self, journal: Journal) -> bytes | None:
+    def news(self, log: Log) -> bytes | None:
         """Return what the file holds if it has changed since the last look, else None: one stat."""
         try:
             status = self._path.stat()
@@ -33,7 +33,7 @@ class WatchedFile:
         except OSError as error:
             if not self._absent:
                 self._absent = True
-                journal.warning(self._unreadable, path=str(self._path), reason=error.strerror)
+                log.warning(self._unreadable, path=str(self._path), reason=error.strerror)
             return None
         self._absent = False
         self._seen = seen

@@ -1,6 +1,7 @@
 """One JSON object per line on standard error: what happened, to whom, when.
 
-Called by every driver of this process; never for a single inference, whose facts are in its Result.
+Called by every driver of a gateway and of an executor; never for a single request or inference, whose
+facts are in the metrics, the trace and the results.
 """
 
 import os
@@ -15,10 +16,10 @@ _STANDARD_ERROR: Final = 2
 
 
 class Log:
-    """Writes lines that all carry ``worker``."""
+    """Writes lines that all carry ``always``: who writes."""
 
-    def __init__(self, worker: str) -> None:
-        self._worker = worker
+    def __init__(self, **always: str) -> None:
+        self._always = always
 
     def info(self, event: str, **fields: object) -> None:
         """Write that ``event`` happened, as expected."""
@@ -34,7 +35,7 @@ class Log:
 
     def _write(self, level: str, event: str, fields: dict[str, object]) -> None:
         stamp = datetime.fromtimestamp(time.time(), tz=UTC).isoformat(timespec="milliseconds")
-        line = {"time": stamp, "level": level, "event": event, "worker": self._worker, **fields}
+        line = {"time": stamp, "level": level, "event": event, **self._always, **fields}
         # Written past Python's buffers, so that a signal may interrupt one line with another. Whoever
         # started this process may have stopped listening: that is no reason to stop serving.
         with suppress(BrokenPipeError):

@@ -1,17 +1,18 @@
-"""What this executor shows to gateways, and whom it believes: files that may change at any time.
+"""What a gateway and an executor show each other, and whom they believe: files that may change at any time.
 
-Called by the loop for each connection of a gateway. The folder is a mounted Secret: ``tls.crt`` (the
+Called for each connection between them. The folder is a mounted Secret: ``tls.crt`` (the
 certificate, and those between it and the root), ``tls.key`` and ``ca.crt`` (all roots that are
 believed; two of them while the authority is renewed). A context is made of them once and again when
 a file has changed; one that cannot be used is said in the log, and the last good one stays.
 """
 
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, TypeAlias
 
 from isochrone.errors import SetupError
-from isochrone_executor.logs import Log
+from isochrone_process.log import Log
 
 CERTIFICATE: Final = "tls.crt"
 KEY: Final = "tls.key"
@@ -20,18 +21,39 @@ AUTHORITIES: Final = "ca.crt"
 _State: TypeAlias = tuple[tuple[int, int, int], ...]
 
 
-class Credentials:
-    """The files of one folder, as a context for the server's end of TLS 1.3."""
+def client_context() -> ssl.SSLContext:
+    """Return an empty context for the end that dials, which verifies the other's chain and name."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.hostname_checks_common_name = False
+    return context
 
-    def __init__(self, directory: Path, log: Log) -> None:
+
+def server_context() -> ssl.SSLContext:
+    """Return an empty context for the end that is dialed, which asks for a certificate, too."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.num_tickets = 0  # each connection is verified in full
+    return context
+
+
+class Credentials:
+    """The files of one folder, as a context for one end of TLS 1.3.
+
+    ``empty`` makes that end's context; ``option`` is what the user named the folder with.
+    """
+
+    def __init__(
+        self, directory: Path, log: Log, *, empty: Callable[[], ssl.SSLContext], option: str
+    ) -> None:
         """Read the files; ``SetupError`` where they cannot be used."""
         self._directory = directory
         self._log = log
+        self._empty = empty
         try:
             self._seen = self._look()
             self._context = self._make()
         except OSError as error:
-            message = f"--tls {directory}: {_reason(error)}"
+            message = f"{option} {directory}: {_reason(error)}"
             raise SetupError(message) from error
 
     def context(self) -> ssl.SSLContext:
@@ -67,10 +89,8 @@ class Credentials:
 
     def _make(self) -> ssl.SSLContext:
         """Return a context of the files as they are; ``OSError``, also ``SSLError``, if unusable."""
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context = self._empty()
         context.minimum_version = ssl.TLSVersion.TLSv1_3
-        context.verify_mode = ssl.CERT_REQUIRED
-        context.num_tickets = 0  # each connection is verified in full
         context.load_verify_locations(cafile=self._directory / AUTHORITIES)
         context.load_cert_chain(self._directory / CERTIFICATE, self._directory / KEY)
         return context
