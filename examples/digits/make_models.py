@@ -79,6 +79,8 @@ def main(arguments: list[str]) -> int:
         program = torch.export.export(
             digits, (train_images[:2],), dynamic_shapes={"image": {0: batch}}
         )
+        for node in program.graph.nodes:
+            node.meta.pop("stack_trace", None)  # it names this machine's files
         torch.export.save(program, out / f"{name}.pt2")
         print(f"{out / name}.pt2: written")
     seen = TRAINING_ROWS + CALIBRATION_ROWS

@@ -94,6 +94,10 @@ def export_tagger(tagger: PhotoTagger, path: Path) -> None:
     example = torch.zeros((2, SIDE, SIDE, 3), dtype=torch.uint8)
     batch = torch.export.Dim("batch", min=1, max=BATCH_MAX)
     program = torch.export.export(tagger, (example,), dynamic_shapes={"image": {0: batch}})
+    # Stack traces name the files of whoever exports: without them, the same network is the same bytes
+    # on every machine, and what was made of it elsewhere is found again.
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)
     partial = path.with_name(f".{path.stem}.partial.pt2")
     torch.export.save(program, partial)
     partial.replace(path)
