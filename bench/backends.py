@@ -31,18 +31,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from isochrone.catalog import (
-    AccuracyMetric,
-    BackendName,
-    Datatype,
-    Precision,
-    TensorSpec,
-    Variant,
-)
-from isochrone.errors import SetupError
+from isochrone.catalog import BackendName, Precision, Variant
 from isochrone.units import MICROSECOND, MILLISECOND
 from isochrone_builder.build import build_model
-from isochrone_builder.request import ArchitectureRequest, BuildRequest, Progress
+from isochrone_builder.request import Progress
 from isochrone_cli.machine import look
 from isochrone_executor.artifacts import read_manifest
 from isochrone_executor.backends.port import LoadedVariant
@@ -53,13 +45,11 @@ from isochrone_executor.backends.torch_eager import (
     read_graph,
     read_weights,
 )
+from lite0 import CROPS, NAME, SIDE, build_request, require_models
 
-MODELS: Final = Path("build/photo-tags")
-SIDE: Final = 260
 CALIBRATION_ROWS: Final = 60
 WARM_UP_RUNS: Final = 3
 NUMBERS_OF_A_PAGE: Final = 1024
-NAME: Final = "efficientnet-lite0"
 BACKENDS: Final = (
     BackendName.TORCH,
     BackendName.TORCH_AOT,
@@ -96,7 +86,7 @@ class LoadFigures:
 def build(folder: Path) -> tuple[Path, tuple[Variant, ...]]:
     """Build every variant of the model in ``folder``; return the store and the variants."""
     samples = folder / "crops.npz"
-    with safe_open(MODELS / "crops.safetensors", "np") as crops:
+    with safe_open(CROPS, "np") as crops:
         np.savez(
             samples,
             **{
@@ -104,26 +94,8 @@ def build(folder: Path) -> tuple[Path, tuple[Variant, ...]]:
                 "calibration/image": crops.get_slice("calibration/image")[:CALIBRATION_ROWS],
             },
         )
-    request = BuildRequest(
-        namespace="bench",
-        name="tags",
-        task="image-classification",
-        metric=AccuracyMetric.TOP1,
-        inputs=(TensorSpec(name="image", datatype=Datatype.UINT8, shape=(-1, SIDE, SIDE, 3)),),
-        outputs=(TensorSpec(name="scores", datatype=Datatype.FP32, shape=(-1, 1000)),),
-        validation_uri=f"file:{samples}",
-        architectures=(
-            ArchitectureRequest(
-                name=NAME,
-                uri=f"file:{MODELS / 'efficientnet_lite0.pt2'}",
-                format="torch-export",
-                sha256=None,
-                accuracy_ppm=751_000,
-            ),
-        ),
-        precisions=(Precision.FP32, Precision.BF16, Precision.INT8),
-        backends=BACKENDS,
-        batch_sizes=(1,),
+    request = build_request(
+        samples, precisions=(Precision.FP32, Precision.BF16, Precision.INT8), backends=BACKENDS
     )
     store = folder / "store"
     report = build_model(request, store, _tell, threads=1)
@@ -212,9 +184,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--runs", type=int, default=15)
     parser.add_argument("--out", type=Path, default=Path("bench/results/backends.json"))
     options = parser.parse_args(arguments)
-    if not (MODELS / "crops.safetensors").exists():
-        message = f"{MODELS}: no models; run python examples/photo-tags/make_models.py"
-        raise SetupError(message)
+    require_models()
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:

@@ -80,7 +80,11 @@ def draw(result: dict[str, Any], path: Path) -> None:
 
 
 def _cell(it: dict[str, Any]) -> str:
-    late = f"; {it['late_share']:.2%}" if it["late_share"] else ""
+    late_share = it["late_share"]
+    if it["refused_share"]:
+        # Who refuses on arrival has given his word to everybody else: what he drops is late.
+        late_share += it["dropped_share"] / (1 - it["refused_share"])
+    late = f"; {late_share:.2%}" if late_share else ""
     return f"{it['goodput_rps']:.0f} ({it['bound_share']:.2f}{late})"
 
 

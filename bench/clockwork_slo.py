@@ -3,8 +3,9 @@
     python bench/clockwork_slo.py [--seed 1] [--quick] [--out bench/results/clockwork_slo.json]
 
 15 × ResNet50 on a simulated V100 (published profile), 240 closed-loop clients, objectives from 10
-to 500 ms, executions with log-normal noise of 0, 5, 10 and 20 %. The production scheduler, with its
-defaults, beside ports of other systems' policies (``isochrone.simulation.baselines``), each as
+to 500 ms, executions with log-normal noise of 0, 5, 10 and 20 %. The production scheduler, as set for
+accelerators (and, to see what each thing is worth, without deferred batches, without a margin, and
+with its defaults), beside ports of other systems' policies (``isochrone.simulation.baselines``), each as
 published and tuned over its own knobs on a pilot with another seed. Everybody meets the same
 workers and noise; since clients wait for answers, the arrivals are each system's own, and so is the
 clairvoyant bound. A figure is one run: the simulation is exact, the seed draws the noise.
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from clockwork_figures import draw, tables
-from clockwork_systems import INFER4, INFER5, System, as_published, candidates
+from clockwork_systems import INFER4, INFER5, System, ablations, as_published, candidates
 from clockwork_world import RESNET50_NS, Measured, clockwork_world, measure
 from isochrone.units import MILLISECOND, SECOND, Nanoseconds
 from isochrone_cli import console
@@ -80,7 +81,7 @@ def run(*, seed: int, quick: bool) -> dict[str, Any]:
             if noisy not in tuned:
                 pilot = (target_ms, PILOT_SIGMA if noisy else 0.0)
                 tuned[noisy] = [] if quick else tune(pilot, seed=seed + 1000)
-            for system in as_published(target_ms * MILLISECOND) + tuned[noisy]:
+            for system in as_published(target_ms * MILLISECOND) + ablations() + tuned[noisy]:
                 measured = run_one((target_ms, sigma), system, seed=seed, pilot=quick)
                 results.append(
                     {

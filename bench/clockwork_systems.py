@@ -24,6 +24,12 @@ INFER4: Final = "Clockwork INFER4"
 INFER5: Final = "Clockwork INFER5"
 TUNED: Final = "tuned"
 
+ACCELERATOR: Final = Settings(margin_z_min=2.5, reply_overhead_ns=200 * MICROSECOND, deferring=True)
+"""Ours for accelerators behind the simulated link, which takes 50 µs each way: the defaults are for a
+shared host, whose errors have a longer tail and whose gateway replies more slowly."""
+
+KNOBS: Final = "z ≥ 2.5, reply overhead 0.2 ms, deferring"
+
 
 @dataclass(frozen=True, slots=True)
 class System:
@@ -34,10 +40,28 @@ class System:
     make: Callable[[], Decider]
 
 
+def ours() -> System:
+    """Return ours, as it is set for accelerators."""
+    return System(OURS, KNOBS, partial(Scheduler, ACCELERATOR))
+
+
+def ablations() -> list[System]:
+    """Return ours with one thing changed each."""
+    changed = {
+        "eager": ("not deferring", replace(ACCELERATOR, deferring=False)),
+        "mean times": ("no margin", replace(ACCELERATOR, margin_z=0.0, margin_z_min=0.0)),
+        "shared host": ("defaults", Settings()),
+    }
+    return [
+        System(f"{OURS}, {name}", knobs, partial(Scheduler, settings))
+        for name, (knobs, settings) in changed.items()
+    ]
+
+
 def as_published(target_ns: Nanoseconds) -> list[System]:
     """Return ours, and every baseline with its published or customary settings."""
     return [
-        System(OURS, "margin_z_min 2.5", partial(Scheduler, Settings(margin_z_min=2.5))),
+        ours(),
         System(INFER4, "published", partial(Clockwork, published(InferRule.INFER4))),
         System(INFER5, "published", partial(Clockwork, published(InferRule.INFER5))),
         System("Symphony", "published", partial(Symphony, SymphonySettings())),

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from math import exp
 from typing import Final
 
+from clockwork_systems import ACCELERATOR
 from isochrone.ids import PoolId, ServiceId
 from isochrone.scheduling.outcomes import Outcome, Reason
-from isochrone.scheduling.settings import Settings
 from isochrone.simulation.baselines.worlds import (
     BatchTimes,
     TableService,
@@ -102,7 +102,7 @@ def clockwork_world(
         plans=(table_plan(services, {POOL: 1}),),
         workers=table_workers(services, {POOL: 1}, {POOL: noise}),
         arrivals=(),
-        settings=Settings(margin_z_min=2.5),
+        settings=ACCELERATOR,
         closed_loops=tuple(
             ClosedLoop(
                 service=it.service,

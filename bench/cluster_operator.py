@@ -29,7 +29,6 @@ from isochrone_cluster.cluster import Cluster  # noqa: E402 - found by the line 
 from isochrone_cluster.failures import wait_until  # noqa: E402
 from isochrone_e2e.crowd import gather  # noqa: E402
 from isochrone_e2e.install import SYSTEM, Product, build_images  # noqa: E402
-from isochrone_e2e.load import Load  # noqa: E402
 from isochrone_e2e.manifests import service_manifest  # noqa: E402
 from isochrone_e2e.operator_figures import operator_figures  # noqa: E402
 from isochrone_e2e.waiting import Objects  # noqa: E402
@@ -123,8 +122,7 @@ def operator_failover(product: Product, objects: Objects, number: int) -> float:
 def gateway_failover(product: Product, objects: Objects) -> float:
     """Return the longest time without an answer, under load, around the killing of the leader."""
     old = holder(objects, NAMESPACE, "isochrone-cell")
-    url = f"{product.gateway_url(objects)}/v2/models/warm/infer"
-    with Load(url, product.synthetic_body(), rate=20, seconds=120) as load:
+    with product.load(objects, "warm", rate=20, seconds=120) as load:
         product.wait_answers(objects, "warm")
         product.kill_pod(NAMESPACE, old.split("_")[0])
         wait_until(

@@ -1,9 +1,9 @@
 """Ours, and static provisioning, as controllers: the real planner, called by the operator's own rules.
 
 Called by ``infaas_cost``. ``SlowLoop`` does what the operator's cycle does about traffic, by its own
-functions: the gateways' figures of the last minute, every 10 s; ``rates.sized`` to learn from them;
-``planning.plan`` when a load or the time to improve has changed, with the running plan and the dwell of
-the operator's settings. The fast loop is the scheduler's: it loads, evicts and places inside the plan.
+functions: the gateways' figures of the last five minutes, every 10 s; ``rates.sized`` to learn from them;
+``planning.plan`` when a load or the time to improve has changed, with the running plan, and the planner's
+settings and the dwell that the operator has. The fast loop is the scheduler's: it loads, evicts and places inside the plan.
 """
 
 from dataclasses import replace
@@ -16,6 +16,7 @@ from isochrone.plan import EMPTY_PLAN, Plan
 from isochrone.planning import Problem, plan
 from isochrone.simulation.scaling import History, Site
 from isochrone.units import MINUTE, SECOND
+from isochrone_operator.reconcile.intake import PLANNER_SETTINGS
 from isochrone_operator.reconcile.memory import Learned
 from isochrone_operator.reconcile.rates import NOTHING_LEARNED, sized
 from isochrone_operator.snapshot import ObservedService
@@ -23,10 +24,10 @@ from isochrone_operator.snapshot import ObservedService
 REPORT_S: Final = 10
 """How often gateways report; the operator looks whenever they do."""
 
-WINDOW_S: Final = 60
+WINDOW_S: Final = 300
 """What a report covers."""
 
-DWELL_NS: Final = 5 * MINUTE
+DWELL_NS: Final = 10 * MINUTE
 """The operator's default: how long a plan that holds stays, before a cheaper one may replace it."""
 
 PLACEHOLDER: Final = Load(expected_rate_rps=1.0, peak_rate_rps=2.0, burst=2, sizes=SINGLE_ROW)
@@ -65,6 +66,7 @@ class SlowLoop:
                 fleet=self._site.fleet,
                 demand=demand,
                 running=self._running if self._running.services else None,
+                settings=PLANNER_SETTINGS,
             ),
             may_improve=may_improve,
         )

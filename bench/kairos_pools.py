@@ -9,8 +9,8 @@ production scheduler and under KAIROS's distribution of queries: the largest rat
 answered within the target. The ratio that KAIROS publishes is that of its estimates (which it calls
 upper bounds), best mixed pool over best equal one. Realized are three: ours on its pool over ours on the
 equal one, which profits from batches of several queries, too; over KAIROS's, which forms none, on the
-equal one; and over that one's estimate, which knows no waiting. Last, KAIROS+,
-which measures pool after pool, here at most a few: what the choice without measuring leaves behind.
+equal one; and over that one's estimate, which knows no waiting. Beside each: what the
+program expects, and what ``mixed_check`` says is kept, by which the planner decides. Last, KAIROS+, which measures pool after pool, here at most a few: what the choice without measuring leaves behind.
 """
 
 import argparse
@@ -25,6 +25,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from isochrone.planning.mixed import TOP, Counts, estimates_rps, most_central, pruned_walk, ranked
+from isochrone.planning.mixed_check import kept
 from isochrone.planning.mixed_program import bound_rps, carried_rps, fastest
 from isochrone.scheduling.scheduler import Scheduler
 from isochrone.simulation.baselines.kairos import Kairos
@@ -134,6 +135,7 @@ def run(*, seed: int, quick: bool) -> dict[str, Any]:
                     "seconds": it["seconds"],
                     "estimate_rps": float(estimates_rps(problem, np.array([pool]))[0]),
                     "expected_rps": carried_rps(problem, pool),
+                    "kept_rps": kept(problem, pool, 1.0).rate_rps,
                     "bound_rps": bound_rps(problem, pool),
                     "realized_rps": realized[pool],
                 }
@@ -167,14 +169,17 @@ def tables(result: dict[str, Any]) -> list[Table]:
     picks = Table(title="Pools for at most $2.5/h, queries/s", title_justify="left")
     for name in ("model", "who", "pool"):
         picks.add_column(name)
-    for name in ("$/h", "planned in", "estimate", "expected", "bound", *SYSTEMS):
+    for name in ("$/h", "planned in", "estimate", "expected", "kept", "bound", *SYSTEMS):
         picks.add_column(name, justify="right")
     for it in result["results"]:
         for row in it["picks"]:
             picks.add_row(
                 it["model"], row["who"], ",".join(map(str, row["pool"])),
                 f"{row['cost_per_hour']:.3f}", f"{row['seconds']:.3f} s",
-                *(f"{row[key]:.1f}" for key in ("estimate_rps", "expected_rps", "bound_rps")),
+                *(
+                    f"{row[key]:.1f}"
+                    for key in ("estimate_rps", "expected_rps", "kept_rps", "bound_rps")
+                ),
                 *(f"{row['realized_rps'][name]:.1f}" for name in SYSTEMS),
                 end_section=row is it["picks"][-1],
             )  # fmt: skip

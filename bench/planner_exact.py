@@ -122,7 +122,8 @@ def answered(question: Question, seed: int, *, long: bool) -> dict[str, Any] | N
     problem = generated(question.shape, seed=seed, settings=settings)
     _, first_s = timed(lambda: tables(problem, problem.demand.services))
     options, tables_s = timed(lambda: tables(problem, problem.demand.services))
-    start, search_s = timed(lambda: greedy.solve(problem, options))
+    search = greedy.solve if question.fallback else greedy.start
+    start, search_s = timed(lambda: search(problem, options))
     servable = sum(bool(table.candidates) for table in options)
     if len(start.choices) < servable:
         return None

@@ -7,12 +7,13 @@ serves where it runs, and is left running; else one is started for the session a
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import pytest
+from _pytest.capture import CaptureManager
 
 from isochrone_cluster import places, requirements, sweep
 from isochrone_cluster.client_tools import Helm, Kubectl
@@ -25,11 +26,17 @@ __all__ = ["product", "steady", "torch_product", "with_crds"]
 NAMED: Final = "ISOCHRONE_E2E_KUBECONFIG"
 
 
-def say(line: str) -> None:
-    """Tell the terminal, past pytest's capture, what takes long."""
-    if sys.__stderr__ is not None:
-        sys.__stderr__.write(f"cluster: {line}\n")
-        sys.__stderr__.flush()
+@pytest.fixture(scope="session")
+def say(pytestconfig: pytest.Config) -> Callable[[str], None]:
+    """Return what tells the terminal, past pytest's capture, what takes long."""
+    capture = cast("CaptureManager", pytestconfig.pluginmanager.getplugin("capturemanager"))
+
+    def told(line: str) -> None:
+        with capture.global_and_fixture_disabled():
+            sys.stderr.write(f"cluster: {line}\n")
+            sys.stderr.flush()
+
+    return told
 
 
 def named_kubeconfig() -> Path | None:
@@ -39,7 +46,7 @@ def named_kubeconfig() -> Path | None:
 
 
 @pytest.fixture(scope="session")
-def local_cluster() -> Iterator[Cluster | None]:
+def local_cluster(say: Callable[[str], None]) -> Iterator[Cluster | None]:
     """Lend the local cluster; None where the tests run on another."""
     named = named_kubeconfig()
     if named is not None and named != places.KUBECONFIG:
@@ -106,6 +113,8 @@ ORDER: Final = (
     "test_validation.py",
     # Needs the nodes' whole CPUs, which the service that the next ones share would take.
     "test_photo_tags.py",
+    "test_fetch.py",
+    "test_serving.py",
     "test_kubectl.py",
     "test_crashes.py",
     "test_pools.py",

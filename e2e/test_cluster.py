@@ -4,11 +4,11 @@ import json
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import pytest
 
-from isochrone_cluster import images
+from isochrone_cluster import image_archive, images
 from isochrone_cluster.client_tools import Json, Kubectl
 from isochrone_cluster.cluster import Cluster
 from isochrone_cluster.failures import ClusterError, wait_until
@@ -255,6 +255,26 @@ def test_an_image_is_imported_again_only_when_it_changed(cluster: Cluster, tmp_p
     digests = {node.name: node.images()[tag] for node in cluster.nodes}
     store.load(tag, cluster.nodes)
     assert all(node.images()[tag] != digests[node.name] for node in cluster.nodes)
+
+
+# The probe's image is on the nodes: the same base, another layer on it.
+@pytest.mark.usefixtures("inside")
+def test_of_an_image_only_the_layers_that_nodes_lack_are_sent(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    (tmp_path / "Dockerfile").write_text("ARG BASE\nFROM ${BASE}\nCOPY Dockerfile /\n")
+    tag = "localhost/isochrone/probe:layers"
+    identifier = cluster.images.build(tmp_path / "Dockerfile", tag=tag, context=tmp_path)
+    held = cluster.nodes[0].layers()
+    folder = tmp_path / "archive"
+    folder.mkdir()
+
+    archive = image_archive.write(images.buildah, identifier, tag=tag, held=held, folder=folder)
+
+    sizes = [cast("dict[str, int]", held[content])["size"] for content in archive.left_out]
+    assert 0 < archive.size < sum(sizes) / 100
+    cluster.images.load(tag, cluster.nodes)
+    assert {node.images()[tag] for node in cluster.nodes} == {archive.digest}
 
 
 def test_a_build_reaches_the_package_index_and_leaves_no_setting_of_the_host(

@@ -23,15 +23,13 @@ OPERATOR_TAKEOVER_S: Final = 20.0
 
 
 def load(product: Product, objects: Objects, *, seconds: float) -> Load:
-    url = f"{product.gateway_url(objects)}/v2/models/{SERVICE}/infer"
-    return Load(url, product.synthetic_body(), rate=RATE, seconds=seconds)
+    return product.load(objects, SERVICE, rate=RATE, seconds=seconds)
 
 
 def check(tally: Tally, *, lost_max: int) -> None:
     """Check that everything ended, and that no more than ``lost_max`` ended badly."""
     assert tally.ends.get("hung", 0) == 0, tally
-    good = sum(tally.ends.get(end, 0) for end in ("200", "503", "504"))
-    assert tally.sent - good <= lost_max, tally
+    assert tally.failed <= lost_max, tally
     assert tally.answered > tally.sent * 0.5, tally
 
 
@@ -120,6 +118,8 @@ def test_a_killed_executor_costs_at_most_what_it_held(product: Product, steady: 
 def test_the_data_plane_serves_without_the_control_plane(
     product: Product, steady: Objects, part: str
 ) -> None:
+    led = leader(steady, NAMESPACE, "isochrone-cell")
+
     with load(product, steady, seconds=90) as running:
         if part == "etcd":
             product.cluster.restart_etcd(hard=True)
@@ -133,7 +133,9 @@ def test_the_data_plane_serves_without_the_control_plane(
         go_on(10)
         tally = running.tally()
 
-    check(tally, lost_max=int(RATE * 3))
+    check(tally, lost_max=0)
+    # Nobody took from it what it could not renew.
+    assert leader(steady, NAMESPACE, "isochrone-cell") == led
 
 
 def test_a_node_without_its_kubelet_and_containerd_serves_on(

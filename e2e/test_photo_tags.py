@@ -38,13 +38,6 @@ def photo(tmp_path_factory: pytest.TempPathFactory) -> Photo:
     return Photo.write(tmp_path_factory.mktemp("photo"))
 
 
-def service_url(photos: Objects) -> str:
-    """Where the namespace's gateway is, as seen from this machine: the Service's own address."""
-    found = photos.kubectl.get("service", "isochrone-gateway", "--namespace", NAMESPACE)
-    spec = cast("dict[str, object]", found["spec"])
-    return f"http://{spec['clusterIP']}"
-
-
 def test_the_model_is_built_and_measured(photos: Objects, guide: Guide) -> None:
     guide.read("Say which nodes may be used")
     guide.read("Bring the trained models")
@@ -85,7 +78,7 @@ def test_kubectl_waits_for_it_and_prints_it(photos: Objects) -> None:
     table = photos.kubectl("get", "infsvc", "--namespace", NAMESPACE)
     lines = {line.split()[0]: line.split() for line in table.splitlines()}
     assert lines["NAME"][:4] == ["NAME", "MODEL", "LATENCY", "FLOOR"]
-    assert lines[SERVICE][1:4] == ["photo-tags", "150ms", "0.72"]
+    assert lines[SERVICE][1:4] == ["photo-tags", "300ms", "0.72"]
     assert "InfeasibleAccuracy" in lines["impossible-tags"]
 
 
@@ -98,10 +91,12 @@ def test_an_impossible_service_is_told_what_would_be_possible(photos: Objects) -
     photos.wait("inferenceservice", "impossible-tags", "Ready", "False", timeout_s=30)
 
 
-def test_the_cat_is_a_cat(photos: Objects, guide: Guide) -> None:
+def test_the_cat_is_a_cat(torch_product: Product, photos: Objects, guide: Guide) -> None:
     assert SERVICE in guide.read("Send a request")
     found = wait_until(
-        "the service answers", lambda: label(service_url(photos), SERVICE), timeout_s=60
+        "the service answers",
+        lambda: label(torch_product.gateway_url(photos), SERVICE),
+        timeout_s=60,
     )
 
     assert found == "tabby" or "cat" in found
@@ -127,8 +122,10 @@ def test_pods_are_restricted_and_executors_own_whole_cpus(photos: Objects) -> No
             assert cast("dict[str, str]", resources["limits"])["cpu"] == "1"
 
 
-def test_load_is_answered_and_observed(photos: Objects, photo: Photo) -> None:
-    url = f"{service_url(photos)}/v2/models/{SERVICE}/infer"
+def test_load_is_answered_and_observed(
+    torch_product: Product, photos: Objects, photo: Photo
+) -> None:
+    url = f"{torch_product.gateway_url(photos)}/v2/models/{SERVICE}/infer"
 
     with Load(url, photo.body, rate=6, seconds=60, length=photo.length) as load:
         observed = wait_until(
@@ -158,12 +155,17 @@ def test_what_was_applied_shows_no_difference(photos: Objects, torch_product: Pr
         assert photos.kubectl("diff", "--server-side", f"--filename={file}") == ""
 
 
-def test_an_edit_is_planned_again_without_a_failed_request(photos: Objects, photo: Photo) -> None:
-    url = f"{service_url(photos)}/v2/models/{SERVICE}/infer"
+def test_an_edit_is_planned_again_without_a_failed_request(
+    torch_product: Product, photos: Objects, photo: Photo
+) -> None:
+    url = f"{torch_product.gateway_url(photos)}/v2/models/{SERVICE}/infer"
     before = cast("dict[str, str]", photos.status("inferenceservice", SERVICE)["plan"])["hash"]
 
-    with Load(url, photo.body, rate=5, seconds=120, length=photo.length) as load:
-        patch = {"spec": {"objectives": {"accuracyFloor": "0.775", "latency": {"target": "400ms"}}}}
+    with Load(url, photo.body, rate=3, seconds=120, length=photo.length) as load:
+        # More accurate means slower: with room also where variants were measured on a busy machine.
+        objectives = {"accuracyFloor": "0.775", "latency": {"target": "1s"}}
+        demand = {"expectedRate": "3", "peakRate": "4"}
+        patch = {"spec": {"objectives": objectives, "load": demand}}
         photos.kubectl(
             *("patch", "infsvc", SERVICE, "--namespace", NAMESPACE, "--type=merge"),
             f"--patch={json.dumps(patch)}",
@@ -172,8 +174,7 @@ def test_an_edit_is_planned_again_without_a_failed_request(photos: Objects, phot
         wait_until("the plan changed", lambda: changed(photos, before), timeout_s=120)
         tally = load.tally()
 
-    failed = {end: n for end, n in tally.ends.items() if end not in {"200", "503", "504"}}
-    assert failed == {}
+    assert tally.failed == 0, tally
     status = photos.status("inferenceservice", SERVICE)
     assert float(cast("dict[str, str]", status["plan"])["accuracy"]) >= 0.775
 

@@ -51,7 +51,7 @@ def applied(product: Product, name: str, *pools: Manifest, peak_rate: float) -> 
     placement = {"pools": [pool["metadata"]["name"] for pool in pools]}
     product.apply(service_manifest(name, name, peak_rate, placement=placement))
     yield Objects(kubectl=product.kubectl, namespace=name)
-    product.remove_namespace(name)
+    product.remove_namespace(name, wait=False)
     for pool in pools:
         product.kubectl("delete", "acceleratorpool", pool["metadata"]["name"], "--ignore-not-found")
 

@@ -9,7 +9,7 @@ its standard output, behind ``RESULT_MARK``.
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, TypeVar
 from urllib.parse import unquote
 
@@ -163,25 +163,33 @@ class BuildReport:
 class ProfileBudget:
     """How long the profiler may measure.
 
-    Each (variant, batch size) is run until it has ``runs_min`` executions and ``cell_ns`` have
-    passed, and at most ``runs_max`` times. The dedicated tail run on the pool's fastest variant
-    ends when the pool has the executions that its p99.9 needs, or after ``tail_ns``.
+    Each (variant, batch size) is run until it has ``runs_min`` executions, ``cell_ns`` have passed
+    and its median is known to ± 5 % (see ``isochrone_builder.stability``), at most ``runs_max`` times
+    and no longer than ``cell_max_ns``, and then its profile says that it is noisy. Tails need samples
+    rather than time: the dedicated run on the pool's fastest variant ends when the pool has the
+    executions that its p99.9 needs (10/(1 - p)), or after ``tail_ns``.
     """
 
     runs_min: int = 20
     runs_max: int = 2_000
     cell_ns: Nanoseconds = 1_500 * MILLISECOND
+    cell_max_ns: Nanoseconds = 3 * SECOND
     tail_ns: Nanoseconds = 60 * SECOND
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProfileRequest:
-    """Variants of one model, to be measured on one accelerator of ``pool``."""
+    """Variants of one model, to be measured on one accelerator of ``pool``.
+
+    ``rounds`` are those that have been measured before and no longer stand for what they cost, and
+    for how many times: what earlier rounds left in the store does not count for them.
+    """
 
     model: Model
     variants: tuple[Variant, ...]
     pool: Pool
     budget: ProfileBudget
+    rounds: dict[VariantId, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

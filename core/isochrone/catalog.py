@@ -155,12 +155,42 @@ class BatchProfile:
     tail_pooled: bool
 
 
+NOISE_TAKEN_MAX_PPM: Final = 20_000
+"""A profile is noisy when others had more than 2 % of its core time: of a hundred runs two are then
+longer than they are, and p99 is the others'."""
+NOISE_SPREAD_MAX_PPM: Final = 100_000
+"""… or when a median is not known to ± 5 %: plans differ by that much before they change."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Noise:
+    """Under what a profile was measured.
+
+    ``taken_ppm``: share of its core time that other programs or guests of the host had (None where
+    the kernel does not say). ``spread_ppm``: width of the 95 % interval of a batch size's median over
+    that median, the largest of all (None where there were too few turns for one). ``others_ppm``:
+    share of the whole host's core time that others used meanwhile, wherever they ran.
+    """
+
+    taken_ppm: PartsPerMillion | None
+    spread_ppm: PartsPerMillion | None
+    others_ppm: PartsPerMillion
+
+    @property
+    def noisy(self) -> bool:
+        """Whether the profile should be measured again when it is quieter."""
+        taken = self.taken_ppm is not None and self.taken_ppm > NOISE_TAKEN_MAX_PPM
+        return taken or self.spread_ppm is None or self.spread_ppm > NOISE_SPREAD_MAX_PPM
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
     """What a variant costs on one pool: time per batch size, time to load, memory.
 
     ``batches`` ascend by size. ``tail_samples`` counts the executions behind the pool's tail
     ratios (quantile of time over median, all variants together), zero when none were needed.
+    ``noise`` is None where nobody knows. ``interference_ppm`` is the time with a standard neighbor on
+    another core of the host over the time without one; None where it could not be measured.
     """
 
     pool: PoolId
@@ -172,6 +202,8 @@ class Profile:
     tail_samples: int
     measured_at: str
     runtime: str
+    noise: Noise | None = None
+    interference_ppm: PartsPerMillion | None = None
 
     def batch(self, size: int) -> BatchProfile | None:
         """Return the profile of batch size ``size``, if it was measured."""

@@ -26,14 +26,28 @@ class OverloadPolicy(Enum):
     BEST_EFFORT = "BestEffort"
 
 
+class AccuracyBound(Enum):
+    """Which figure of a variant an accuracy floor is held against.
+
+    The accuracy that was found, or the worse end of its 95 % interval.
+    """
+
+    ESTIMATE = "Estimate"
+    LOWER = "Lower"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Objectives:
-    """The three promises. ``cost_budget_uph`` is None where the service sets no ceiling."""
+    """The three promises. ``cost_budget_uph`` is None where the service sets no ceiling.
+
+    ``accuracy_bound`` says what is held against the floor; that of overload, too.
+    """
 
     latency_ns: Nanoseconds
     percentile_ppm: PartsPerMillion
     accuracy_floor_ppm: PartsPerMillion
     cost_budget_uph: MicroDollarsPerHour | None
+    accuracy_bound: AccuracyBound = AccuracyBound.ESTIMATE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

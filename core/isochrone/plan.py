@@ -8,9 +8,23 @@ gateways as a ServingPlan, or as a file in local mode; obeyed by ``isochrone.sch
 from dataclasses import dataclass
 from enum import Enum
 
-from isochrone.demand import Isolation, Load, Objectives, OverloadPolicy
+from isochrone.catalog import Accuracy, AccuracyMetric
+from isochrone.demand import AccuracyBound, Isolation, Load, Objectives, OverloadPolicy
 from isochrone.ids import GroupId, Namespace, PoolId, ServiceId, VariantId
 from isochrone.units import MicroDollarsPerHour, Nanoseconds, PartsPerMillion
+
+
+def held_ppm(accuracy: Accuracy, bound: AccuracyBound) -> PartsPerMillion:
+    """Return the figure of ``accuracy`` that a floor is held against."""
+    return accuracy.lower_ppm if bound is AccuracyBound.LOWER else accuracy.value_ppm
+
+
+def meets_floor(accuracy: Accuracy, floor_ppm: PartsPerMillion, bound: AccuracyBound) -> bool:
+    """Return whether ``accuracy`` is at least as good as the floor (for ``mae``: at most it)."""
+    figure_ppm = held_ppm(accuracy, bound)
+    if accuracy.metric is AccuracyMetric.MAE:
+        return figure_ppm <= floor_ppm
+    return figure_ppm >= floor_ppm
 
 
 class PlanReason(Enum):
@@ -70,7 +84,8 @@ class ServicePlan:
     was made without one, as benchmarks do: then everything counts. ``overload`` says what happens to
     a request that cannot be on time; ``priority`` is what a request may lower its own from.
     ``degraded_routes`` lead to variants below the floor and not below the second one, for overload:
-    they answer only those whom no other route can answer in time.
+    they answer only those whom no other route can answer in time. ``mixed``: the routes lead to workers
+    of unlike pools that serve its sizes together, for good; else several routes are a change under way.
     """
 
     service: ServiceId
@@ -82,6 +97,7 @@ class ServicePlan:
     overload: OverloadPolicy = OverloadPolicy.REJECT
     priority: int = 0
     degraded_routes: tuple[Route, ...] = ()
+    mixed: bool = False
 
     @property
     def all_routes(self) -> tuple[Route, ...]:

@@ -16,6 +16,8 @@ from isochrone_e2e.waiting import Objects
 
 STEADY: Final = "steady"
 """Name of the service that many tests share, and of its namespace."""
+STEADY_RATE: Final = 60
+"""Requests per second that it declares for its peak; twice as many take one executor more."""
 
 
 @pytest.fixture(scope="session")
@@ -54,9 +56,9 @@ def torch_product(product: Product) -> Product:
 
 @pytest.fixture(scope="session")
 def steady(product: Product) -> Iterator[Objects]:
-    """Lend the service ``steady`` of two synthetic executors; tests leave it as they found it: Ready."""
-    product.apply_synthetic(STEADY, services=(STEADY,), peak_rate=60)
+    """Lend the service ``steady`` of synthetic executors; tests leave it as they found it: Ready."""
+    product.apply_synthetic(STEADY, services=(STEADY,), peak_rate=STEADY_RATE)
     objects = Objects(kubectl=product.kubectl, namespace=STEADY)
     objects.wait("inferenceservice", STEADY, "Ready", timeout_s=300)
     yield objects
-    product.remove_namespace(STEADY)
+    product.remove_namespace(STEADY, wait=False)

@@ -19,6 +19,7 @@ from isochrone_cluster.failures import ClusterError, run, wait_until
 from isochrone_cluster.images import buildah
 from isochrone_cluster.places import CACHE, REPOSITORY
 from isochrone_e2e import volumes
+from isochrone_e2e.load import Load
 from isochrone_e2e.manifests import (
     POOL,
     STORE_CLAIM,
@@ -31,7 +32,6 @@ from isochrone_e2e.manifests import (
     pool_manifest,
     service_manifest,
 )
-from isochrone_e2e.photos import label
 from isochrone_e2e.waiting import Objects
 
 RELEASE: Final = "isochrone"
@@ -41,7 +41,6 @@ STORES: Final = CACHE.parent / "cluster-stores"
 
 SYNTHETIC_POOL: Final = pool_manifest(POOL, nodes_max=2)
 
-PHOTO_MODELS: Final = REPOSITORY / "build" / "photo-tags"
 PHOTO_EXAMPLE: Final = REPOSITORY / "examples" / "kubernetes"
 MODELS_S: Final = 600.0
 INSTALL_S: Final = 240.0
@@ -123,10 +122,11 @@ class Product:
         )
         volumes.offer(self.kubectl, STORES / namespace, namespace=namespace, claim=STORE_CLAIM)
 
-    def remove_namespace(self, namespace: str) -> None:
-        """Delete a namespace and wait until it is gone; its artifacts stay in their folder."""
+    def remove_namespace(self, namespace: str, *, wait: bool = True) -> None:
+        """Delete a namespace and ``wait`` until it is gone; its artifacts stay in their folder."""
         self.kubectl(
-            *("delete", "namespace", namespace, "--ignore-not-found", f"--timeout={GONE_S:.0f}s"),
+            *("delete", "namespace", namespace, "--ignore-not-found", f"--wait={wait}".lower()),
+            f"--timeout={GONE_S:.0f}s",
             timeout_s=GONE_S + 10,
         )
         volumes.withdraw(self.kubectl, namespace=namespace, claim=STORE_CLAIM)
@@ -140,11 +140,11 @@ class Product:
         """Make the example's namespace, with volumes for its artifacts and its trained models."""
         if not self.torch:
             raise ClusterError("photo-tags is built from torch archives: needs the torch image")
-        make_photo_models()
+        models = make_example_models("photo-tags")
         self.make_namespace(namespace)
         volumes.offer(
             self.kubectl,
-            PHOTO_MODELS,
+            models,
             namespace=namespace,
             claim="photo-models",
             mode="ReadOnlyMany",
@@ -194,6 +194,11 @@ class Product:
             path="{.spec.clusterIP}",
         )
         return f"http://{address}"
+
+    def load(self, objects: Objects, service: str, *, rate: float, seconds: float) -> Load:
+        """Return load on a synthetic service, from this machine, to run beside a test."""
+        url = f"{self.gateway_url(objects)}/v2/models/{service}/infer"
+        return Load(url, self.synthetic_body(), rate=rate, seconds=seconds)
 
     def wait_answers(self, objects: Objects, service: str, *, timeout_s: float = 60.0) -> None:
         """Wait until ``service`` answers a synthetic request."""
@@ -248,10 +253,6 @@ class Product:
         if identifier:
             self.cluster.node(node).ctr("tasks", "kill", "--signal", "SIGKILL", identifier)
 
-    def classify(self, objects: Objects, service: str) -> str:
-        """Return what ``service`` says the photograph shows."""
-        return label(self.gateway_url(objects), service)
-
 
 def install_crds(helm: Helm) -> None:
     """Install the definitions of our kinds, or upgrade them."""
@@ -290,12 +291,14 @@ def build_images(cluster: Cluster, *, torch: bool) -> dict[str, str]:
     return tags
 
 
-def make_photo_models() -> None:
-    """Export the example's trained models, unless they are there."""
-    script = REPOSITORY / "examples" / "photo-tags" / "make_models.py"
-    run([sys.executable, script, "--out", PHOTO_MODELS], timeout_s=MODELS_S, folder=REPOSITORY)
-    for file in PHOTO_MODELS.iterdir():
+def make_example_models(example: str) -> Path:
+    """Make the trained models of ``examples/EXAMPLE``, which takes seconds again; return their folder."""
+    folder = REPOSITORY / "build" / example
+    script = REPOSITORY / "examples" / example / "make_models.py"
+    run([sys.executable, script, "--out", folder], timeout_s=MODELS_S, folder=REPOSITORY)
+    for file in folder.iterdir():
         file.chmod(0o644)
+    return folder
 
 
 def make_synthetic(store: Path, model: str, times: str) -> str:

@@ -52,6 +52,11 @@ class Tally:
         """Requests that got an answer of the model."""
         return self.ends.get("200", 0)
 
+    @property
+    def failed(self) -> int:
+        """Requests that were neither answered nor refused: a connection lost, another status."""
+        return self.sent - sum(self.ends.get(end, 0) for end in ("200", "503", "504"))
+
 
 class Load:
     """Load that runs beside a test: a context manager; ``tally`` ends it early and counts."""

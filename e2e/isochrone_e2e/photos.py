@@ -8,7 +8,9 @@ from pathlib import Path
 
 import msgspec
 
+from isochrone.errors import SetupError
 from isochrone_cli.photo import classify, photo_rows
+from isochrone_cluster.failures import ClusterError
 
 SIDE = 260
 
@@ -37,5 +39,11 @@ class Photo:
 
 
 def label(url: str, service: str) -> str:
-    """Return what ``service`` says the photograph shows."""
-    return classify(url, service, photo_rows(SIDE), SIDE).label
+    """Return what ``service`` says the photograph shows. Raises ``ClusterError`` when it refuses.
+
+    Which it may: the machine is busy, and the objective is short.
+    """
+    try:
+        return classify(url, service, photo_rows(SIDE), SIDE).label
+    except SetupError as error:
+        raise ClusterError(str(error)) from error

@@ -40,7 +40,9 @@ class LeaseTimes:
     """How one Lease is kept. ``deadline_ns`` < ``duration_ns``: a leader gives up before others try.
 
     Others try ``duration_ns`` after they saw the last change, which they look for each ``retry_ns``:
-    after a leader was killed the next one leads within ``duration_ns + 2 × retry_ns``.
+    after a leader was killed the next one leads within ``duration_ns + 2 × retry_ns``. Only time in which
+    their looks were answered counts: when the API server comes back, the leader that could not renew
+    either is given ``duration_ns`` anew.
     """
 
     duration_ns: Nanoseconds
@@ -69,7 +71,10 @@ class LeasePlace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """The Lease's holder and transitions, and when this process first saw just this version."""
+    """The Lease's holder and transitions, and since when this process has seen just this version.
+
+    ``at_ns`` is the first look that showed it, or the first one after looks that were not answered.
+    """
 
     holder: str
     transitions: int
@@ -102,6 +107,8 @@ class Candidate:
     has_looked: bool = False
     """Whether this process has seen who holds the Lease, and has taken it if it could."""
     _seen: Seen | None = None
+    _blind: bool = False
+    """Whether the last look was not answered."""
     _epoch: int = 0
     _held: bool = False
     _asked: bool = False
@@ -138,6 +145,8 @@ class Candidate:
                     await self._step()
                     self.has_looked = True
             except (ClusterError, TimeoutError) as error:
+                # An outage is no sign that the holder is gone: it could not renew then either.
+                self._blind = True
                 self.log.warning(
                     "lease_not_reached",
                     lease=self.place.name,
@@ -230,7 +239,8 @@ class Candidate:
         version = text(lease, "metadata", "resourceVersion")
         spec = mapping(lease, "spec")
         transitions = integer(spec, "leaseTransitions")
-        if self._seen is None or self._seen.version != version:
+        if self._seen is None or self._seen.version != version or self._blind:
+            self._blind = False
             self._seen = Seen(
                 holder=text(spec, "holderIdentity"),
                 transitions=transitions,

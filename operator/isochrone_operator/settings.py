@@ -128,7 +128,7 @@ _OPTIONS: Final[tuple[tuple[str, str, str], ...]] = (
     ("karpenter", "false", "whether to make Karpenter NodePools"),
     ("cluster-api", "false", "whether to scale MachineDeployments"),
     ("debounce", "200ms", "how long to wait for more changes before planning"),
-    ("dwell", "5m", "how long a plan that holds stays before a cheaper one may replace it"),
+    ("dwell", "10m", "how long a plan that holds stays before a cheaper one may replace it"),
     ("rollout", "10m", "how long a new plan may take to become ready before it is rolled back"),
     (
         "approval",

@@ -7,6 +7,9 @@ calls. Quantities are integers: bytes, thousandths of a core, nanoseconds since 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Annotated, Final
+
+from msgspec import Meta
 
 from isochrone.api.acceleratorpool import AcceleratorPool
 from isochrone.api.costbudget import CostBudget
@@ -14,7 +17,7 @@ from isochrone.api.inferenceservice import InferenceService
 from isochrone.api.model import Model
 from isochrone.api.modelvariant import ModelVariant
 from isochrone.api.servingplan import ServingPlan
-from isochrone.units import Bytes, Instant, Nanoseconds, PartsPerMillion
+from isochrone.units import SECOND, Bytes, Instant, Nanoseconds, PartsPerMillion
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -139,6 +142,7 @@ class ObservedService:
     """What a gateway saw of one service in the last ``window_s`` seconds.
 
     ``unserved`` requests found no worker with the model: they were refused for that, or wait now.
+    ``rows``: requests by size, in classes of what is planned for and, beyond, of powers of two.
     """
 
     service: str
@@ -157,6 +161,20 @@ class ObservedService:
     p999_ns: Nanoseconds | None
     accuracy_ppm: PartsPerMillion | None
     unserved: int = 0
+    rows: Mapping[Annotated[int, Meta(ge=1)], Annotated[int, Meta(ge=0)]] = field(
+        default_factory=dict
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObservedExecutions:
+    """What executions of one variant, at one batch size on one pool, took of late."""
+
+    variant: str
+    pool: str
+    batch_size: int
+    executions: Annotated[int, Meta(ge=0)]
+    p50_ns: Annotated[int, Meta(ge=0)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,6 +186,11 @@ class Observed:
     leading: bool
     workers: tuple[ObservedWorker, ...]
     services: tuple[ObservedService, ...]
+    executions: tuple[ObservedExecutions, ...] = ()
+
+
+REPORT_FRESH_NS: Final[Nanoseconds] = 60 * SECOND
+"""Agents report at least every 10 s: after six of those nothing is known of a gateway."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

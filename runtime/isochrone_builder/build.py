@@ -30,7 +30,7 @@ from isochrone.dtypes import NUMPY_DTYPES
 from isochrone.errors import ArtifactError, IsochroneError, ManifestError
 from isochrone.ids import ModelId, VariantId, qualify
 from isochrone_builder import accuracy
-from isochrone_builder.combinations import require_makeable
+from isochrone_builder.combinations import recipe, require_makeable
 from isochrone_builder.intake import FORMATS, VariantMaker, open_artifact, reference_backend
 from isochrone_builder.records import Records, discard_staging, exclusive, key_of
 from isochrone_builder.request import (
@@ -203,8 +203,9 @@ class _Run:
         require_makeable(backend, precision)
         calibration = self._samples.calibration if self._samples is not None else None
         calibrated = precision is Precision.INT8 and self._samples is not None
+        made = recipe(backend, precision)
         key = key_of(
-            builder=BUILDER_FORMAT,
+            builder=[BUILDER_FORMAT, made] if made else BUILDER_FORMAT,
             model=qualify(self._request.namespace, self._request.name),
             architecture=source.name,
             artifact=source.sha256,

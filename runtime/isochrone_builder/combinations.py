@@ -19,6 +19,14 @@ _PRECISIONS: Final[Mapping[BackendName, tuple[Precision, ...]]] = {
     BackendName.OPENVINO: (Precision.FP32, Precision.BF16, Precision.INT8),
     BackendName.SYNTHETIC: (),
 }
+_RECIPES: Final[Mapping[tuple[BackendName, Precision], int]] = {
+    (BackendName.OPENVINO, Precision.INT8): 1,
+}
+
+
+def recipe(backend: BackendName, precision: Precision) -> int:
+    """Return a number that is raised when such variants, and no others, come to be made otherwise."""
+    return _RECIPES.get((backend, precision), 0)
 
 
 def require_makeable(backend: BackendName, precision: Precision) -> None:

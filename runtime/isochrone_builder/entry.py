@@ -89,7 +89,8 @@ def _build(given: argparse.Namespace) -> bytes:
 
 def _profile(given: argparse.Namespace) -> bytes:
     request = decode(_read(given.request), ProfileRequest)
-    from isochrone_builder.profile import own_cores, profile_request  # noqa: PLC0415
+    from isochrone_builder.cores import own_cores  # noqa: PLC0415
+    from isochrone_builder.profile import profile_request  # noqa: PLC0415
 
     if given.cores.count not in (None, request.pool.cores):
         message = (

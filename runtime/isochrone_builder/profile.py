@@ -3,19 +3,16 @@
 Called by the command line, and by the builder's Jobs on a node of the pool. Each variant is
 measured in a fresh process pinned to the given cores, through the backend that the executor uses;
 what was measured is recorded by variant, cores, budget, versions and CPU, and is not measured
-again. Pooled tails are computed from the records of all variants together (see ``tails``).
+again, unless there was noise: that is measured once more when the others are done, and again by later
+calls, less and less often; the quieter one is kept, and says that it is noisy. Pooled tails are computed
+from the records of all variants together (see ``tails``), of the quiet ones where those suffice.
 """
 
-import os
-import subprocess
-import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
-
-import msgspec
 
 from isochrone.build_document import (
     ARTIFACT_MISMATCH,
@@ -32,9 +29,11 @@ from isochrone.build_document import (
 from isochrone.catalog import BackendName, Profile, TensorSpec, Variant
 from isochrone.errors import ArtifactError, SetupError
 from isochrone.fleet import Pool, Vendor
-from isochrone.units import MIB, SECOND, Nanoseconds
-from isochrone_builder.profile_worker import Job, Measurement
-from isochrone_builder.records import Records, exclusive, key_of
+from isochrone.ids import VariantId
+from isochrone_builder.cores import require_cores, spare_core
+from isochrone_builder.measuring import Measured, measure_again, measurement_of, record_key
+from isochrone_builder.profile_worker import Job
+from isochrone_builder.records import Records, exclusive
 from isochrone_builder.request import Progress, ProgressSink
 from isochrone_builder.tails import (
     P50,
@@ -45,33 +44,12 @@ from isochrone_builder.tails import (
     quantile,
     samples_needed,
 )
-from isochrone_builder.versions import BUILDER_FORMAT, engine_version, hardware
+from isochrone_builder.versions import engine_version, hardware
 from isochrone_executor.artifacts import MANIFEST_NAME, read_manifest, variant_directory
 
-START_ALLOWANCE_S: Final = 300.0
-"""Seconds for a worker to start its engine and load, over what the budget lets it run."""
-OVERRUN: Final = 20.0
-"""A worker is given up after this multiple of its budget: ``runs_min`` of a slow model take long."""
 BATCH_SIZE_MAX: Final = 8
 """Largest batch size that is profiled, unless a variant has none so small: on CPUs larger ones save
 nothing, and take long."""
-
-_ALLOCATOR_ENVIRONMENT: Final = {
-    # As the executor sets them (see its module predictability): memory freed by a run stays in the
-    # process, instead of costing page faults in the next one.
-    "MALLOC_MMAP_THRESHOLD_": str(32 * MIB),
-    "MALLOC_TRIM_THRESHOLD_": str(1024 * MIB),
-    "MALLOC_TOP_PAD_": str(16 * MIB),
-}
-_THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-
-
-@dataclass(frozen=True, slots=True)
-class _Measured:
-    """A measurement, and when it was made (UTC, ISO 8601)."""
-
-    measurement: Measurement
-    measured_at: str
 
 
 def profile_variants(
@@ -91,11 +69,11 @@ def profile_variants(
     if pool.vendor is not Vendor.CPU:
         message = f"pool {pool.id}: this machine can only profile pools of CPUs"
         raise SetupError(message)
-    _require_cores(pool, cores)
+    require_cores(pool, cores)
     if not variants:
         return ()
     with exclusive(store):
-        report = measure(variants, pool, cores, store, progress, budget)
+        report = measure(variants, pool, cores, store, progress, budget, {})
     if report.failures:
         raise ArtifactError(report.failures[0].reason)
     return tuple(found.profile for found in report.profiles)
@@ -110,7 +88,7 @@ def profile_request(
     and several nodes may measure with one store. Raises ``SetupError`` when the cores are not those
     of an accelerator, or the hardware that a variant needs is not here.
     """
-    _require_cores(request.pool, cores)
+    require_cores(request.pool, cores)
     refused = [
         failure
         for variant in request.variants
@@ -118,7 +96,7 @@ def profile_request(
     ]
     out = {failure.variant for failure in refused}
     sound = [variant for variant in request.variants if variant.id not in out]
-    report = measure(sound, request.pool, cores, store, progress, request.budget)
+    report = measure(sound, request.pool, cores, store, progress, request.budget, request.rounds)
     return replace(report, failures=(*refused, *report.failures))
 
 
@@ -129,32 +107,46 @@ def measure(
     store: Path,
     progress: ProgressSink,
     budget: ProfileBudget,
+    rounds: Mapping[VariantId, int],
 ) -> ProfileReport:
-    """Return profiles and failures of ``variants`` on ``pool``, as ``profile_variants`` says."""
+    """Return profiles and failures of ``variants`` on ``pool``, as ``profile_request`` says."""
     records = Records(store)
     sound: list[Variant] = []
-    measured: list[_Measured] = []
+    measured: list[Measured] = []
+    fresh: list[int] = []
     failures: list[ProfileFailure] = []
     total = len(variants) + 1
+
+    def tell(step: str, subject: str, done: int, *, cached: bool) -> None:
+        progress(Progress(step=step, subject=subject, done=done, total=total, cached=cached))
+
     for done, variant in enumerate(variants, start=1):
         cached = False
         try:
-            found, cached = _measure(_job(variant, cores, store, budget), variant.backend, records)
-            sound.append(variant)
-            measured.append(found)
+            job, key = _job(variant, cores, store, budget, rounds.get(variant.id, 0))
+            found, cached = measurement_of(job, key, records)
         except ArtifactError as error:
             failures.append(
                 ProfileFailure(variant=variant.id, code=PROFILE_FAILED, reason=bounded(str(error)))
             )
-        progress(
-            Progress(step="profile", subject=variant.id, done=done, total=total, cached=cached)
-        )
+        else:
+            if not cached:
+                fresh.append(len(measured))
+            sound.append(variant)
+            measured.append(found)
+        tell("profile", variant.id, done, cached=cached)
+    for place in fresh:  # by now the noise may be over
+        if measured[place].noisy:
+            variant = sound[place]
+            job, key = _job(variant, cores, store, budget, rounds.get(variant.id, 0))
+            with contextlib.suppress(ArtifactError):  # it ran before
+                measured[place] = measure_again(measured[place], job, key, records)
+            tell("again", variant.id, len(variants), cached=False)
     if not measured:
         return ProfileReport(profiles=(), failures=tuple(failures))
-    cells = [cell for each in measured for cell in each.measurement.samples_ns]
     tail, cached = _tail_run(sound, measured, cores, store, budget)
-    tails = pool_tails([*cells, *tail])
-    progress(Progress(step="tail", subject=pool.id, done=total, total=total, cached=cached))
+    tails = _tails([*measured, tail] if tail is not None else measured)
+    tell("tail", pool.id, total, cached=cached)
     return ProfileReport(
         profiles=tuple(
             VariantProfile(variant=variant.id, profile=_profile(variant, pool, found, tails))
@@ -207,17 +199,28 @@ def _signature(specs: tuple[TensorSpec, ...]) -> str:
     return ", ".join(f"{it.name} {it.datatype.value} {list(it.shape)}" for it in specs)
 
 
+def _tails(measured: Sequence[Measured]) -> TailRatios:
+    """Return the pool's tail ratios, from quiet measurements alone where those suffice.
+
+    One program that took part of a core for a while would otherwise lengthen every variant's tail.
+    """
+    quiet = [cell for it in measured if not it.noisy for cell in it.measurement.samples_ns]
+    if sum(len(cell) for cell in quiet) >= samples_needed(P999):
+        return pool_tails(quiet)
+    return pool_tails([cell for it in measured for cell in it.measurement.samples_ns])
+
+
 def _tail_run(
     variants: Sequence[Variant],
-    measured: Sequence[_Measured],
+    measured: Sequence[Measured],
     cores: tuple[int, ...],
     store: Path,
     budget: ProfileBudget,
-) -> tuple[tuple[tuple[Nanoseconds, ...], ...], bool]:
+) -> tuple[Measured | None, bool]:
     """Return the executions that the pool's p99.9 still lacks, run on its fastest variant.
 
-    The fastest variant gives the most executions per second; it runs until the pool has enough, or
-    ``budget.tail_ns`` are used up.
+    The fastest variant gives the most executions per second; it runs until the pool has enough quiet
+    ones, or ``budget.tail_ns`` are used up. None where nothing is lacking, or nothing ran.
     """
     cells = [
         (quantile(sorted(samples), P50), place, size)
@@ -226,10 +229,12 @@ def _tail_run(
             each.measurement.batch_sizes, each.measurement.samples_ns, strict=True
         )
     ]
-    pooled = sum(len(cell) for each in measured for cell in each.measurement.samples_ns)
+    pooled = sum(
+        len(cell) for each in measured if not each.noisy for cell in each.measurement.samples_ns
+    )
     lacking = samples_needed(P999) - pooled
     if not cells or lacking <= 0 or budget.tail_ns <= 0:
-        return (), True
+        return None, True
     _, place, size = min(cells)
     job = Job(
         store=str(store.absolute()),
@@ -237,19 +242,25 @@ def _tail_run(
         cores=cores,
         batch_sizes=(size,),
         runs_min=1,
-        runs_max=lacking,
+        # As many whoever is quiet this time: what is recorded should be found again.
+        runs_max=samples_needed(P999),
         cell_ns=budget.tail_ns,
+        cell_max_ns=budget.tail_ns,
+        spare_core=None,
     )
     try:
-        found, cached = _measure(job, variants[place].backend, Records(store))
+        return measurement_of(job, record_key(job, variants[place].backend, 0), Records(store))
     except ArtifactError:
-        return (), False  # it ran before; the tail then rests on the samples that there are
-    return found.measurement.samples_ns, cached
+        return None, False  # it ran before; the tail then rests on the samples that there are
 
 
-def _job(variant: Variant, cores: tuple[int, ...], store: Path, budget: ProfileBudget) -> Job:
+def _job(
+    variant: Variant, cores: tuple[int, ...], store: Path, budget: ProfileBudget, rounds: int
+) -> tuple[Job, str]:
+    """Return what is to be measured of ``variant``, and the key of its record."""
     small = tuple(size for size in variant.batch_sizes if size <= BATCH_SIZE_MAX)
-    return Job(
+    declared = variant.backend is BackendName.SYNTHETIC
+    job = Job(
         store=str(store.absolute()),
         sha256=variant.artifact.sha256,
         cores=cores,
@@ -257,60 +268,13 @@ def _job(variant: Variant, cores: tuple[int, ...], store: Path, budget: ProfileB
         runs_min=budget.runs_min,
         runs_max=budget.runs_max,
         cell_ns=budget.cell_ns,
+        cell_max_ns=budget.cell_max_ns,
+        spare_core=None if declared else spare_core(cores),
     )
+    return job, record_key(job, variant.backend, rounds)
 
 
-def _measure(job: Job, backend: BackendName, records: Records) -> tuple[_Measured, bool]:
-    """Return what ``job`` measures, from the records or from a process, and which of the two."""
-    key = key_of(
-        builder=BUILDER_FORMAT,
-        variant=job.sha256,
-        cores=len(job.cores),
-        batch_sizes=job.batch_sizes,
-        budget=(job.runs_min, job.runs_max, job.cell_ns),
-        engine=engine_version(backend),
-        hardware=hardware(backend),
-    )
-    record = records.read("measurements", key)
-    if record is not None:
-        return msgspec.convert(record, _Measured), True
-    measurement = _run_worker(job)
-    measured_at = datetime.now(UTC).isoformat(timespec="seconds")
-    found = _Measured(measurement=measurement, measured_at=measured_at)
-    records.write("measurements", key, msgspec.to_builtins(found))
-    return found, False
-
-
-def _run_worker(job: Job) -> Measurement:
-    """Return what a fresh process measures; ``ArtifactError`` when it fails or never ends."""
-    threads = dict.fromkeys(_THREAD_VARIABLES, str(len(job.cores)))
-    budget_s = len(job.batch_sizes) * job.cell_ns / SECOND
-    command = [sys.executable, "-m", "isochrone_builder.profile_worker"]
-    try:
-        done = subprocess.run(  # noqa: S603 - our own module
-            command,
-            input=msgspec.json.encode(job),
-            capture_output=True,
-            timeout=START_ALLOWANCE_S + OVERRUN * budget_s,
-            check=False,
-            env={**os.environ, **_ALLOCATOR_ENVIRONMENT, **threads},
-        )
-    except subprocess.TimeoutExpired as error:
-        message = f"variant {job.sha256}: the profiler gave up after {error.timeout:.0f} s"
-        raise ArtifactError(message) from error
-    if done.returncode != 0:
-        lines = done.stderr.decode(errors="replace").strip().splitlines()
-        reason = lines[-1] if lines else "nothing was said"
-        message = f"variant {job.sha256}: the profiler ended with {done.returncode}: {reason}"
-        raise ArtifactError(message)
-    measurement = msgspec.json.decode(done.stdout, type=Measurement)
-    if measurement.error:
-        message = f"variant {job.sha256}: {measurement.error}"
-        raise ArtifactError(message)
-    return measurement
-
-
-def _profile(variant: Variant, pool: Pool, found: _Measured, tails: TailRatios) -> Profile:
+def _profile(variant: Variant, pool: Pool, found: Measured, tails: TailRatios) -> Profile:
     measurement = found.measurement
     batches = tuple(
         batch_profile(size, samples, tails)
@@ -326,32 +290,11 @@ def _profile(variant: Variant, pool: Pool, found: _Measured, tails: TailRatios) 
         tail_samples=tails.samples if any(batch.tail_pooled for batch in batches) else 0,
         measured_at=found.measured_at,
         runtime=_runtime(variant.backend, pool.cores),
+        noise=measurement.noise,
+        interference_ppm=measurement.interference_ppm,
     )
 
 
 def _runtime(backend: BackendName, cores: int) -> str:
     engine = f"{backend.value} {engine_version(backend)}".rstrip()
     return f"{engine}, {hardware(backend)}, {cores} core{'s' if cores > 1 else ''}"
-
-
-def own_cores(count: int) -> tuple[int, ...]:
-    """Return the last ``count`` CPUs that this process may use: executors take the first ones.
-
-    Raises ``SetupError`` when there are fewer.
-    """
-    offered = sorted(os.sched_getaffinity(0))
-    if count > len(offered):
-        message = f"{count} cores are asked for, and this process may use only {offered}"
-        raise SetupError(message)
-    return tuple(offered[-count:])
-
-
-def _require_cores(pool: Pool, cores: tuple[int, ...]) -> None:
-    """Raise ``SetupError`` when ``cores`` cannot stand for one accelerator of ``pool``."""
-    if len(cores) != pool.cores or len(set(cores)) != len(cores):
-        message = f"pool {pool.id}: an accelerator has {pool.cores} cores, not {list(cores)}"
-        raise SetupError(message)
-    offered = sorted(os.sched_getaffinity(0))
-    if not set(cores) <= set(offered):
-        message = f"cores {list(cores)}: not among those that this process may use, {offered}"
-        raise SetupError(message)

@@ -15,6 +15,8 @@ from isochrone_executor import gpu
 
 BUILDER_FORMAT: Final = 1
 """Raised when the files that the builder makes, or what its figures mean, change."""
+PROFILER_FORMAT: Final = 2
+"""Raised when what is measured of a variant, or how, changes: every profile is then made anew."""
 _ENGINES: Final = ("torch", "openvino", "nncf", "onnxruntime", "onnx", "onnxscript")
 _PACKAGE_OF: Final = {
     BackendName.TORCH: "torch",

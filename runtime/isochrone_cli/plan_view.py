@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from isochrone.catalog import Catalog, Variant
+from isochrone.demand import AccuracyBound
 from isochrone.ids import VariantId, split_qualified
 from isochrone.plan import Explanation, Option, Plan, PlanReason, ServicePlan
 from isochrone.units import (
@@ -66,11 +67,12 @@ def _service(planned: ServicePlan | None, explanation: Explanation) -> Renderabl
     if planned is not None:
         target = planned.objectives
         budget = target.cost_budget_uph
+        bound = " at its lower bound" if target.accuracy_bound is AccuracyBound.LOWER else ""
         parts.append(
             Text(
                 f"  promised  p{format_percentile(target.percentile_ppm)} ≤ "
                 f"{format_duration(target.latency_ns)}, accuracy ≥ "
-                f"{format_ratio(target.accuracy_floor_ppm)}, "
+                f"{format_ratio(target.accuracy_floor_ppm)}{bound}, "
                 + (f"≤ ${format_price(budget)}/h" if budget is not None else "no budget of its own")
             )
         )

@@ -232,7 +232,14 @@ def _profile_on(
             cached = " (cached)" if progress.cached else ""
             done(progress.done, progress.total, f"{pool.id}: {progress.subject}{cached}")
 
-        return profile_variants(variants, pool, cores, store, report, ProfileBudget())
+        profiles = profile_variants(variants, pool, cores, store, report, ProfileBudget())
+    noisy = sum(it.noise is not None and it.noise.noisy for it in profiles)
+    if noisy:
+        say(
+            f"  {noisy} of {len(profiles)} variants were measured under noise on {pool.id}, and may be "
+            "faster than it seems: they are measured again by a run in ten minutes or later"
+        )
+    return profiles
 
 
 def profiling_cores(pool: Pool, machine: Machine) -> tuple[int, ...] | None:

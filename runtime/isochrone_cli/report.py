@@ -15,9 +15,9 @@ from typing import Any, Final
 from isochrone.demand import Load
 from isochrone.errors import ManifestError
 from isochrone.ids import ServiceId, VariantId
-from isochrone.plan import ServicePlan
+from isochrone.plan import ServicePlan, meets_floor
 from isochrone.plan_document import PlanDocument
-from isochrone.planning.problem import DEFAULT_SETTINGS, meets_floor, merit_ppm
+from isochrone.planning.problem import merit_ppm
 from isochrone.scheduling.outcomes import Outcome
 from isochrone.simulation.clairvoyant import Capacity
 from isochrone.trace import ActionRecord, Record, RequestRecord, decode_line
@@ -281,7 +281,7 @@ def _accuracy(
     answered = _tally(it.variant for it in requests if it.service == planned.service and it.variant)
     known = {variant.id: variant for variant in document.catalog.variants}
     total = sum(answered.values())
-    bound = DEFAULT_SETTINGS.accuracy_bound
+    bound = planned.objectives.accuracy_bound
     floor_ppm = planned.objectives.accuracy_floor_ppm
     found = {name: known[VariantId(name)].accuracy for name in answered}
     worst = min(found.values(), key=merit_ppm, default=None)

@@ -116,9 +116,11 @@ class Admin:
             }
             for worker, link in sorted(driver.links.items())
         ]
-        services = []
+        services, executions = [], []
         if driver.leading:
-            services = self._observed.views(time.monotonic_ns(), _without_worker(snapshot))
+            now = time.monotonic_ns()
+            services = self._observed.views(now, _without_worker(snapshot))
+            executions = self._observed.executions(now)
         answer_json(
             exchange,
             200,
@@ -128,6 +130,7 @@ class Admin:
                 "leading": driver.leading,
                 "workers": workers,
                 "services": services,
+                "executions": executions,
             },
         )
 

@@ -8,9 +8,8 @@ counts once, when it has ended, in the second in which it arrived; an invalid on
 twice the declared may pass, and never more than the declared in the long run. So the doubt is always
 against us. Without a declared load every arrival is within it.
 
-Memory is bounded: per service 61 slots of 5 s, each with its counts, a histogram of latencies whose
-buckets are at most 1/64 wide, so that a quantile is off by at most 0.8 %, and one of rows: by the sizes
-that the service is planned for, and powers of two beyond.
+Memory is bounded: per service 61 slots of 5 s, each with its counts, a histogram of latencies, and
+one of rows: by the sizes that the service is planned for, and powers of two beyond.
 """
 
 from typing import Final, TypedDict
@@ -20,19 +19,16 @@ from isochrone.demand import Load
 from isochrone.ids import ServiceId, VariantId
 from isochrone.plan import Plan
 from isochrone.scheduling.outcomes import Outcome, Reason
-from isochrone.units import ONE_PPM, SECOND, Instant, Nanoseconds, PartsPerMillion
+from isochrone.units import SECOND, Instant, Nanoseconds, PartsPerMillion
+from isochrone_gateway.execution_times import ExecutionTimes, ExecutionView
+from isochrone_gateway.histogram import bucket_of, quantile
 
 SLOT_S: Final = 5
 WINDOW_S: Final = 300
 """The least that the window covers; with the slot that is being filled, up to 5 s more."""
 SLOTS: Final = WINDOW_S // SLOT_S + 1
-QUANTILE_SAMPLES: Final = 10
-"""A quantile p is given from this many samples over 1 - p; below, it is anybody's guess."""
-
 UNSERVED: Final = (Reason.NOT_LOADED, Reason.SUSPENDED)
 """Refusals that a worker with the model would have spared."""
-
-_MANTISSA_BITS: Final = 6
 
 Ending = tuple[Outcome, Reason]
 
@@ -187,7 +183,7 @@ class ServiceWindow:
         else:
             slot.failed += 1
         if latency_ns >= 0:
-            bucket = _bucket(latency_ns)
+            bucket = bucket_of(latency_ns)
             slot.latencies[bucket] = slot.latencies.get(bucket, 0) + 1
         if rows > 0:
             size = self._size(rows)
@@ -242,9 +238,9 @@ class ServiceWindow:
             "unserved": waiting + sum(slot.unserved for slot in slots),
             "rate_rps": arrivals * SECOND / max(SECOND, covered_ns),
             "peak_rate_rps": float(max((max(slot.seconds) for slot in slots), default=0)),
-            "p50_ns": _quantile(latencies, 500_000),
-            "p99_ns": _quantile(latencies, 990_000),
-            "p999_ns": _quantile(latencies, 999_000),
+            "p50_ns": quantile(latencies, 500_000),
+            "p99_ns": quantile(latencies, 990_000),
+            "p999_ns": quantile(latencies, 999_000),
             "accuracy_ppm": min(answered)[1] if answered else None,
             "rows": rows,
         }
@@ -260,6 +256,7 @@ class Observed:
 
     def __init__(self) -> None:
         self._windows: dict[str, ServiceWindow] = {}
+        self._executions = ExecutionTimes()
         self._accuracies: dict[VariantId, tuple[int, int]] = {}
 
     def follow(self, plan: Plan, catalog: Catalog, now: Instant) -> None:
@@ -282,6 +279,7 @@ class Observed:
 
     def begin_anew(self, now: Instant) -> None:
         """Forget what was observed: another gateway has led, or leads."""
+        self._executions = ExecutionTimes()
         for service, window in self._windows.items():
             self._windows[service] = window.successor(now)
 
@@ -314,36 +312,19 @@ class Observed:
                 ending, at, within=within, latency_ns=latency_ns, variant=variant, rows=rows
             )
 
+    def executed(
+        self, variant: str, pool: str, batch_size: int, duration_ns: Nanoseconds, at: Instant
+    ) -> None:
+        """Count an execution that went well."""
+        self._executions.executed((variant, pool, batch_size), duration_ns, at)
+
+    def executions(self, now: Instant) -> list[ExecutionView]:
+        """Return what executions have taken; see ``ExecutionTimes.views``."""
+        return self._executions.views(now)
+
     def views(self, now: Instant, waiting: dict[str, int]) -> list[ServiceView]:
         """Return the figures of every service, by id; ``waiting`` ones wait for a worker to come."""
         return [
             window.view(ServiceId(service), self._accuracies, now, waiting=waiting.get(service, 0))
             for service, window in sorted(self._windows.items())
         ]
-
-
-def _bucket(value: Nanoseconds) -> int:
-    """Return the number of the bucket of ``value``: exact below 128, then 64 to each doubling."""
-    shift = max(0, value.bit_length() - 1 - _MANTISSA_BITS)
-    return (shift << _MANTISSA_BITS) + (value >> shift)
-
-
-def _middle(bucket: int) -> Nanoseconds:
-    """Return the middle of a bucket."""
-    shift = max(0, (bucket >> _MANTISSA_BITS) - 1)
-    low = (bucket - (shift << _MANTISSA_BITS)) << shift
-    return low + (1 << shift) // 2
-
-
-def _quantile(latencies: dict[int, int], share_ppm: PartsPerMillion) -> Nanoseconds | None:
-    """Return the quantile by nearest rank, None where there are too few samples for it."""
-    samples = sum(latencies.values())
-    if samples * (ONE_PPM - share_ppm) < QUANTILE_SAMPLES * ONE_PPM:
-        return None
-    rank = -(-samples * share_ppm // ONE_PPM)
-    reached = 0
-    for bucket in sorted(latencies):
-        reached += latencies[bucket]
-        if reached >= rank:
-            return _middle(bucket)
-    raise AssertionError(rank)

@@ -103,6 +103,14 @@ class Records:
         self._metrics.count_action((labels, status))
         if status is ActionStatus.OK:
             self._metrics.time_action(labels, result.duration_ns, action.expected_ns)
+            if isinstance(action, Infer):
+                self._observed.executed(
+                    action.variant,
+                    dispatched.pool,
+                    action.batch_size,
+                    result.duration_ns,
+                    time.monotonic_ns(),
+                )
         elif status not in (ActionStatus.TOO_LATE, ActionStatus.TOO_EARLY):
             self._log.warning(
                 "action_failed",

@@ -25,12 +25,21 @@ from isochrone.catalog import (
     BatchProfile,
     Catalog,
     Datatype,
+    Noise,
     Precision,
     Profile,
     TensorSpec,
     Variant,
 )
-from isochrone.demand import Isolation, Load, NamespaceBudget, Objectives, OverloadPolicy, SizeShare
+from isochrone.demand import (
+    AccuracyBound,
+    Isolation,
+    Load,
+    NamespaceBudget,
+    Objectives,
+    OverloadPolicy,
+    SizeShare,
+)
 from isochrone.errors import CapacityError, ManifestError
 from isochrone.fleet import Engine, Fleet, Host, Pool, Vendor
 from isochrone.ids import GroupId, HostId, ModelId, Namespace, PoolId, ServiceId, VariantId
@@ -93,6 +102,9 @@ batch_profiles = st.builds(
     samples=counts,
     tail_pooled=st.booleans(),
 )
+noises = st.builds(
+    Noise, taken_ppm=st.none() | ratios, spread_ppm=st.none() | counts, others_ppm=ratios
+)
 profiles = st.builds(
     Profile,
     pool=names.map(PoolId),
@@ -106,6 +118,8 @@ profiles = st.builds(
     tail_samples=counts,
     measured_at=st.sampled_from(("", "2025-03-01T12:00:00+00:00")),
     runtime=st.text(max_size=64),
+    noise=st.none() | noises,
+    interference_ppm=st.none() | st.integers(1, 10**8),
 )
 variants = st.builds(
     Variant,
@@ -241,6 +255,7 @@ def test_a_service_is_read_whole() -> None:
         percentile_ppm=999_000,
         accuracy_floor_ppm=740_000,
         cost_budget_uph=4_000_000,
+        accuracy_bound=AccuracyBound.LOWER,
     )
     assert service.load == Load(
         expected_rate_rps=200.0,
@@ -342,6 +357,7 @@ objectives = st.builds(
     percentile_ppm=st.integers(500_000, 999_999),
     accuracy_floor_ppm=ratios,
     cost_budget_uph=st.none() | money,
+    accuracy_bound=st.sampled_from(AccuracyBound),
 )
 options = st.builds(
     Option,

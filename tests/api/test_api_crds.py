@@ -160,7 +160,7 @@ def test_rules_point_at_fields_that_exist(kind: type[Resource]) -> None:
 def test_printer_columns_show_fields_that_exist(kind: type[Resource]) -> None:
     for column in kind.definition.columns:
         node = structural_schema(kind)
-        path = re.sub(r'\[\?\(@\.type=="\w+"\)\]', "[*]", column.path)
+        path = re.sub(r'\[(?:\?\(@\.type=="\w+"\)|\d+)\]', "[*]", column.path)
         if path == ".metadata.creationTimestamp":
             continue
         for step in path.replace("[*]", ".[*]").split(".")[1:]:

@@ -10,11 +10,30 @@ import msgspec
 import pytest
 import torch
 
+from isochrone.api import convert
+from isochrone.api.common import LocalRef, exact_ratio
+from isochrone.api.inferenceservice import (
+    InferenceService,
+    InferenceServiceSpec,
+    LatencyObjective,
+    ServiceObjectives,
+)
+from isochrone.api.resource import Metadata
 from isochrone.build_document import variant_name
-from isochrone.catalog import AccuracySource, BackendName, Precision, Variant
+from isochrone.catalog import (
+    AccuracySource,
+    BackendName,
+    BatchProfile,
+    Catalog,
+    Precision,
+    Profile,
+    Variant,
+)
+from isochrone.demand import AccuracyBound, Demand
 from isochrone.errors import ArtifactError
-from isochrone.fleet import Engine, Pool, Vendor
+from isochrone.fleet import Engine, Fleet, Pool, Vendor
 from isochrone.ids import PoolId
+from isochrone.planning import Problem, plan
 from isochrone.units import MILLISECOND
 from isochrone_builder.build import build_model
 from isochrone_builder.profile import profile_variants
@@ -31,6 +50,20 @@ from isochrone_builder.request import BuildRequest
 request = msgspec.json.decode(sys.stdin.buffer.read(), type=BuildRequest)
 build_model(request, Path(sys.argv[1]), lambda p: print(p.step, p.cached, flush=True))
 """
+
+
+ONE_CORE = Pool(
+    id=PoolId("one-core"),
+    vendor=Vendor.CPU,
+    product="any",
+    memory_bytes=1 << 30,
+    cores=1,
+    accelerators_per_node=1,
+    node_price_uph=10_000,
+    nodes_min=0,
+    nodes_max=1,
+    engine=Engine.LOCAL,
+)
 
 
 def ignore(_: Progress) -> None:
@@ -84,13 +117,66 @@ def test_accuracy_with_labels_is_measured_with_a_lower_bound(
         assert variant.accuracy.agreement_ppm > 950_000, variant.id
 
 
-def test_a_floor_between_two_architectures_separates_them(
+def test_a_floor_is_held_against_the_lower_bound_of_labels_where_the_service_asks_so(
     built: tuple[Path, BuildReport],
 ) -> None:
-    lowers = sorted({variant.accuracy.lower_ppm for variant in built[1].variants})
-    floor_ppm = lowers[-1]
-    kept = [variant for variant in built[1].variants if variant.accuracy.lower_ppm >= floor_ppm]
-    assert 0 < len(kept) < len(built[1].variants)
+    highest = max(variant.accuracy.lower_ppm for variant in built[1].variants)
+    above, reason = _planned(built[1], highest + 1, AccuracyBound.ESTIMATE)
+    assert above, reason
+    above, reason = _planned(built[1], highest + 1, AccuracyBound.LOWER)
+    assert not above
+    assert "accuracy's lower bound" in reason
+    exactly, reason = _planned(built[1], highest, AccuracyBound.LOWER)
+    assert [variant.accuracy.lower_ppm for variant in exactly] == [highest], reason
+
+
+def _planned(
+    report: BuildReport, floor_ppm: int, bound: AccuracyBound
+) -> tuple[list[Variant], str]:
+    """Return the variants that a service with this floor is given, and what is said of that."""
+    batch = BatchProfile(
+        size=1,
+        mean_ns=MILLISECOND,
+        p50_ns=MILLISECOND,
+        p99_ns=MILLISECOND,
+        p999_ns=MILLISECOND,
+        samples=10_000,
+        tail_pooled=False,
+    )
+    profile = Profile(
+        pool=ONE_CORE.id,
+        batches=(batch,),
+        load_ns=MILLISECOND,
+        weights_bytes=1 << 20,
+        workspace_bytes=1 << 20,
+        samples=10_000,
+        tail_samples=0,
+        measured_at="",
+        runtime="",
+    )
+    variants = tuple(dataclasses.replace(it, profiles=(profile,)) for it in report.variants)
+    service = convert.service(
+        InferenceService(
+            metadata=Metadata(name="read", namespace="lab"),
+            spec=InferenceServiceSpec(
+                model_ref=LocalRef(name="digits"),
+                objectives=ServiceObjectives(
+                    latency=LatencyObjective(target="100ms"),
+                    accuracy_floor=exact_ratio(floor_ppm),
+                    accuracy_bound=bound,
+                ),
+            ),
+        )
+    )
+    made = plan(
+        Problem(
+            catalog=Catalog(models=(), variants=variants),
+            fleet=Fleet(pools=(ONE_CORE,)),
+            demand=Demand(services=(service,)),
+        )
+    )
+    used = {route.variant for served in made.services for route in served.routes}
+    return [it for it in variants if it.id in used], made.explanations[0].message
 
 
 @pytest.mark.parametrize(
@@ -265,23 +351,11 @@ def test_a_profile_has_every_batch_size_and_is_measured_once(
 ) -> None:
     store, report = built
     variants = tuple(each for each in report.variants if each.backend is BackendName.OPENVINO)[:2]
-    pool = Pool(
-        id=PoolId("one-core"),
-        vendor=Vendor.CPU,
-        product="any",
-        memory_bytes=1 << 30,
-        cores=1,
-        accelerators_per_node=1,
-        node_price_uph=10_000,
-        nodes_min=0,
-        nodes_max=1,
-        engine=Engine.LOCAL,
-    )
     budget = ProfileBudget(
         runs_min=5, runs_max=400, cell_ns=10 * MILLISECOND, tail_ns=100 * MILLISECOND
     )
     seen: list[Progress] = []
-    profiles = profile_variants(variants, pool, (0,), store, seen.append, budget)
+    profiles = profile_variants(variants, ONE_CORE, (0,), store, seen.append, budget)
     assert [profile.pool for profile in profiles] == ["one-core", "one-core"]
     for profile in profiles:
         assert [batch.size for batch in profile.batches] == [1, 2, 4]
@@ -295,7 +369,7 @@ def test_a_profile_has_every_batch_size_and_is_measured_once(
         assert profile.runtime.startswith("openvino ")
         assert profile.runtime.endswith(", 1 core")
     again: list[Progress] = []
-    assert profiles == profile_variants(variants, pool, (0,), store, again.append, budget)
+    assert profiles == profile_variants(variants, ONE_CORE, (0,), store, again.append, budget)
     assert all(each.cached for each in again)
     assert capfd.readouterr().out == ""
 

@@ -15,6 +15,7 @@ from isochrone.ids import ServiceId, VariantId
 from isochrone.plan_document import decode
 from isochrone.scheduling.outcomes import Outcome, Reason
 from isochrone.units import MICROSECOND, MILLISECOND, SECOND
+from isochrone_gateway.execution_times import EXECUTIONS_MIN, HALF_NS, KEYS_MAX, ExecutionTimes
 from isochrone_gateway.observed import Observed, ServiceWindow
 
 if TYPE_CHECKING:
@@ -36,10 +37,15 @@ def view(window: ServiceWindow, now: int) -> ServiceView:
     return window.view(ONE, {VariantId("ns/v"): (800_000, 800_000)}, now, waiting=0)
 
 
-def serve(window: ServiceWindow, at: int, latency_ns: int = MILLISECOND) -> bool:
+def serve(window: ServiceWindow, at: int, latency_ns: int = MILLISECOND, *, rows: int = 1) -> bool:
     within = window.arrived(at)
     window.ended(
-        (Outcome.ON_TIME, Reason.SERVED), at, within=within, latency_ns=latency_ns, variant="ns/v"
+        (Outcome.ON_TIME, Reason.SERVED),
+        at,
+        within=within,
+        latency_ns=latency_ns,
+        variant="ns/v",
+        rows=rows,
     )
     return within
 
@@ -81,6 +87,39 @@ def test_a_counted_load_is_what_is_observed(cell: Cell, tools: type[Tools]) -> N
     assert 1 <= one["peak_rate_rps"] <= 30
     assert (off["arrivals"], off["refused"], off["on_time"]) == (5, 5, 0)
     assert off["accuracy_ppm"] is None
+
+
+def test_executions_are_told_with_their_medians_once_there_are_enough(
+    cell: Cell, tools: type[Tools]
+) -> None:
+    cell.write_plan({"ns/one": (cell.variant(),)})
+    cell.start_executor()
+    cell.start_gateway()
+    wire = cell.wire()
+    for seed in range(EXECUTIONS_MIN):
+        assert cell.observed()["executions"] == []
+        wire.send(b"".join(tools.request(tools.rows(seed))))
+        assert wire.read().status == 200
+    (told,) = cell.observed()["executions"]
+    assert (told["variant"], told["batch_size"]) == (cell.variant().id, 1)
+    assert told["executions"] == EXECUTIONS_MIN
+    assert told["p50_ns"] >= cell.variant().profiles[0].batches[0].p50_ns * 0.9
+
+
+def test_executions_are_forgotten_and_their_kinds_are_bounded() -> None:
+    times = ExecutionTimes()
+    for number in range(EXECUTIONS_MIN):
+        times.executed(("ns/v", "cpu", 1), MILLISECOND if number % 3 else 9 * MILLISECOND, number)
+    (told,) = times.views(HALF_NS - 1)
+    assert abs(told["p50_ns"] - MILLISECOND) < MILLISECOND / 64
+    assert times.views(HALF_NS) == [told]
+    times.executed(("ns/v", "cpu", 1), MILLISECOND, HALF_NS)
+    assert times.views(HALF_NS)[0]["executions"] == EXECUTIONS_MIN + 1
+    assert times.views(2 * HALF_NS) == []
+    for number in range(2 * KEYS_MAX):
+        for _ in range(EXECUTIONS_MIN):
+            times.executed((f"ns/{number}", "cpu", 1), MILLISECOND, 9 * HALF_NS)
+    assert len(times.views(9 * HALF_NS)) == KEYS_MAX
 
 
 def test_what_exceeds_the_declared_load_is_not_within(cell: Cell, tools: type[Tools]) -> None:
@@ -197,12 +236,32 @@ def test_a_young_window_says_how_much_it_covers() -> None:
     assert (found["window_s"], found["rate_rps"], found["peak_rate_rps"]) == (10, 5.0, 50.0)
 
 
+def test_rows_are_counted_by_planned_sizes_and_powers_of_two_beyond() -> None:
+    window = ServiceWindow(0)
+    sizes = tuple(SizeShare(size=it, share_ppm=500_000) for it in (3, 10))
+    window.limit(replace(declared(100), sizes=sizes))
+    for rows in (1, 3, 4, 10, 11, 16, 17, 300):
+        serve(window, 1, rows=rows)
+    assert view(window, SECOND)["rows"] == {"3": 2, "10": 2, "16": 2, "32": 1, "512": 1}
+    window.limit(None)
+    serve(window, 1, rows=3)
+    assert view(window, SECOND)["rows"]["4"] == 1
+    serve(window, 1, rows=0)  # refused before anybody knew
+    assert sum(view(window, SECOND)["rows"].values()) == 9
+
+
 def test_each_outcome_counts_once() -> None:
     window = ServiceWindow(0)
-    window.ended((Outcome.LATE, Reason.DROPPED), 1, within=True, latency_ns=9, variant="ns/v")
-    window.ended((Outcome.LATE, Reason.DROPPED), 1, within=False, latency_ns=-1, variant="")
-    window.ended((Outcome.REFUSED, Reason.OVERLOAD), 1, within=True, latency_ns=-1, variant="")
-    window.ended((Outcome.FAILED, Reason.EXECUTOR_LOST), 1, within=True, latency_ns=-1, variant="")
+    window.ended(
+        (Outcome.LATE, Reason.DROPPED), 1, within=True, latency_ns=9, variant="ns/v", rows=1
+    )
+    window.ended((Outcome.LATE, Reason.DROPPED), 1, within=False, latency_ns=-1, variant="", rows=0)
+    window.ended(
+        (Outcome.REFUSED, Reason.OVERLOAD), 1, within=True, latency_ns=-1, variant="", rows=0
+    )
+    window.ended(
+        (Outcome.FAILED, Reason.EXECUTOR_LOST), 1, within=True, latency_ns=-1, variant="", rows=0
+    )
     serve(window, 1)
     found = view(window, SECOND)
     assert found["arrivals"] == 5
@@ -226,7 +285,13 @@ def test_the_least_accurate_that_answered_is_named(
     observed.follow(document.plan, document.catalog, 0)
     for variant in ("ns/a", "ns/b"):
         observed.ended(
-            ONE, (Outcome.ON_TIME, Reason.SERVED), 1, within=True, latency_ns=1, variant=variant
+            ONE,
+            (Outcome.ON_TIME, Reason.SERVED),
+            1,
+            within=True,
+            latency_ns=1,
+            variant=variant,
+            rows=1,
         )
     # A plan without them does not make their answers undone.
     observed.follow(document.plan, Catalog(models=(), variants=()), SECOND)

@@ -38,6 +38,7 @@ from isochrone.catalog import (
     AccuracySource,
     Artifact,
     BatchProfile,
+    Noise,
     Profile,
     Variant,
 )
@@ -45,6 +46,7 @@ from isochrone.ids import ModelId, VariantId, qualify
 from isochrone.units import GIB, MILLISECOND, SECOND
 from isochrone_operator import names
 from isochrone_operator.jobs import BuildSteps, build_steps
+from isochrone_operator.jobs.conditions import written
 from isochrone_operator.reconciliation import Event, Manifest
 from isochrone_operator.settings import Settings
 from isochrone_operator.snapshot import (
@@ -55,6 +57,7 @@ from isochrone_operator.snapshot import (
     ObjectRef,
     Pod,
     PodPhase,
+    Report,
     Snapshot,
 )
 
@@ -170,7 +173,7 @@ class World:
 
     ``absent``: locations at which there is nothing to fetch;
     ``failing``: names of variants that no builder can make; ``crashing``: those that do not run when
-    they are profiled.
+    they are profiled. ``noise`` is that of the node; ``reports`` are the gateways'.
     """
 
     models: dict[str, Model] = field(default_factory=lambda: {"tags": model()})
@@ -184,6 +187,8 @@ class World:
     failing: frozenset[str] = frozenset()
     absent: frozenset[str] = frozenset()
     crashing: frozenset[str] = frozenset()
+    noise: Noise | None = None
+    reports: tuple[Report, ...] = ()
     jobs: dict[str, Job] = field(default_factory=dict)
     manifests: dict[tuple[str, str], Manifest] = field(default_factory=dict)
     trouble: dict[str, str] = field(default_factory=dict)
@@ -202,6 +207,7 @@ class World:
             nodes=self.nodes,
             deployments=self.deployments,
             jobs=tuple(self.jobs[name] for name in sorted(self.jobs)),
+            reports=self.reports,
             pods=tuple(_pod(name, said) for name, said in sorted(self.trouble.items())),
             children=tuple(
                 Child(
@@ -349,8 +355,8 @@ class World:
             read = ModelStatus.model_validate(status)
             self.models[ref.name] = self.models[ref.name].model_copy(update={"status": read})
         else:
-            written = ModelVariantStatus.model_validate(status)
-            self.variants[ref.name] = self.variants[ref.name].model_copy(update={"status": written})
+            after = ModelVariantStatus.model_validate(status)
+            self.variants[ref.name] = self.variants[ref.name].model_copy(update={"status": after})
 
     def _delete(self, ref: ObjectRef) -> None:
         assert ref.kind in {"ModelVariant", "Job", "ConfigMap"}, ref
@@ -435,8 +441,9 @@ class World:
                         workspace_bytes=1,
                         samples=100,
                         tail_samples=0,
-                        measured_at="2026-11-22T00:00:00Z",
+                        measured_at=written(self.now),
                         runtime=self.settings.images.runtime,
+                        noise=self.noise,
                     ),
                 )
                 for it in sound

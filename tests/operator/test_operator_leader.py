@@ -25,12 +25,13 @@ LEASE = "lease"
 
 @dataclass(slots=True)
 class Clock:
-    """A clock that can jump ahead, as it does for a process that was paused."""
+    """A clock that can jump ahead, as it does for a process that was paused; or stand still."""
 
     ahead_ns: Nanoseconds = 0
+    stands_at_ns: Nanoseconds | None = None
 
     def __call__(self) -> Nanoseconds:
-        return boot_clock() + self.ahead_ns
+        return self.ahead_ns + (boot_clock() if self.stands_at_ns is None else self.stands_at_ns)
 
 
 @dataclass(slots=True)
@@ -140,13 +141,20 @@ def test_a_given_back_lease_is_taken_at_once_and_never_wanted_again(api_server: 
 
 @dataclass(slots=True)
 class Rough:
-    """A way to the API server on which the test breaks single writes: before or after they arrive."""
+    """A way to the API server that the test cuts, or breaks single writes: before or after they arrive."""
 
     to: Transport
     refused: int = 0
     lost: int = 0
+    cut: bool = False
+    answered: int = 0
+    unanswered: int = 0
 
     async def call(self, request: Request) -> Answer:
+        if self.cut:
+            self.unanswered += 1
+            message = "nobody answers"
+            raise UnreachableError(message)
         if request.method == "PUT" and self.refused:
             self.refused -= 1
             return Answer(status=409, body=b'{"reason": "Conflict"}')
@@ -155,6 +163,7 @@ class Rough:
             self.lost -= 1
             message = "the answer is lost"
             raise UnreachableError(message)
+        self.answered += 1
         return answer
 
     def stream(self, request: Request) -> AsyncGenerator[bytes, None]:
@@ -298,6 +307,51 @@ def test_without_an_api_server_only_a_stubborn_leader_goes_on(
                 return first.candidate.leads() or other.candidate.leads()
 
             await eventually(one_leads, what="one leads again")
+
+    asyncio.run(run())
+
+
+def test_after_an_outage_the_leader_that_outlived_it_leads_on(api_server: ApiServer) -> None:
+    async def run() -> None:
+        async with two(api_server, stubborn=True) as (first, other):
+            ways = {}
+            for it in (first, other):
+                way = ways[it.candidate.place.identity] = Rough(it.candidate.api._transport)
+                it.candidate.api = Api(way)
+
+            async def looked(most: int) -> bool:
+                return ways["two"].answered > most
+
+            async def blind(name: str) -> bool:
+                return ways[name].unanswered > 0
+
+            other.clock.stands_at_ns = boot_clock()
+            ways["one"].cut = True
+            await eventually(lambda: blind("one"), what="the leader does not renew")
+            before = ways["two"].answered + 1
+            await eventually(lambda: looked(before), what="the other one knows the last renewal")
+            ways["two"].cut = True
+            await eventually(lambda: blind("two"), what="the other one's look is not answered")
+            other.clock.ahead_ns += 2 * TIMES.duration_ns
+            before = ways["two"].answered + 1
+            ways["two"].cut = False
+            # It is the first whom the API server answers again.
+            await eventually(lambda: looked(before), what="the other one has looked")
+            assert not other.candidate.leads()
+            assert await lease_of(other) == ("one", 1)
+            before = ways["one"].answered + 1
+            ways["one"].cut = False
+
+            async def renewed() -> bool:
+                return ways["one"].answered > before
+
+            await eventually(renewed, what="the leader has renewed")
+            assert first.candidate.leads()
+            assert await lease_of(other) == ("one", 1)
+
+            await first.crash()
+            other.clock.stands_at_ns = None
+            await eventually(other.leads, what="the other leads once the leader is gone")
 
     asyncio.run(run())
 

@@ -251,6 +251,9 @@ def test_reports_of_gateways_are_read_and_bad_ones_told() -> None:
                 "accuracy_ppm": 750000,
             }
         ],
+        "executions": [
+            {"variant": "shop/v", "pool": "p", "batch_size": 2, "executions": 100, "p50_ns": 7}
+        ],
     }
     good = {"gateway": "pod-1", "at": "2026-01-01T00:00:01.5Z", "observed": observed}
     found = snapshot(
@@ -265,6 +268,7 @@ def test_reports_of_gateways_are_read_and_bad_ones_told() -> None:
     assert report.at == NOW
     assert report.observed.services[0].p99_ns is None
     assert report.observed.workers[0].resident == ("shop/v",)
+    assert [it.p50_ns for it in report.observed.executions] == [7]
     assert [it.problem.split(":")[0] for it in found.unreadable] == [
         "data.pod-2 is no report",
         "data.pod-3 is no report",

@@ -6,12 +6,11 @@ from types import ModuleType
 import pytest
 
 from isochrone.catalog import AccuracyMetric, BackendName, ImageFamily, Variant
-from isochrone.demand import Isolation, Service
+from isochrone.demand import AccuracyBound, Demand, Isolation, Service
 from isochrone.fleet import Pool
 from isochrone.ids import Namespace, PoolId, ServiceId
 from isochrone.plan import EMPTY_PLAN, Explanation, Plan, PlanReason
 from isochrone.planning import (
-    AccuracyBound,
     PlannerSettings,
     Problem,
     ViolationKind,
@@ -210,7 +209,9 @@ def priced(
     return world.problem(variants, pools, [world.service("a", **asked)], running=running)
 
 
-@pytest.mark.parametrize(("price", "pool"), [(0.96, "old"), (0.95, "new")])
+@pytest.mark.parametrize(
+    ("price", "pool"), [(0.95, "old"), (0.94, "new")]
+)  # half a minute is 0.8 %
 def test_a_plan_that_holds_is_replaced_only_when_five_percent_are_saved(
     world: ModuleType, price: float, pool: str
 ) -> None:
@@ -288,12 +289,17 @@ def test_a_pool_closed_to_a_namespace_is_not_used(world: ModuleType) -> None:
 
 
 def test_a_floor_may_be_held_against_the_lower_bound(world: ModuleType) -> None:
-    strict = replace(
-        one_service(world, floor=0.795),
-        settings=PlannerSettings(accuracy_bound=AccuracyBound.LOWER),
-    )
-    assert plan(one_service(world, floor=0.795)).services != ()
-    assert explanation(plan(strict), "a").reason is PlanReason.INFEASIBLE_ACCURACY
+    loose = one_service(world, floor=0.795)
+    service = loose.demand.services[0]
+    promised = replace(service.objectives, accuracy_bound=AccuracyBound.LOWER)
+    strict = replace(loose, demand=Demand(services=(replace(service, objectives=promised),)))
+    assert plan(loose).services != ()
+    said = explanation(plan(strict), "a")
+    assert said.reason is PlanReason.INFEASIBLE_ACCURACY
+    assert "accuracy's lower bound 0.790 is below the floor 0.795" in said.message
+    assert said.nearest_feasible is not None
+    relaxed = replace(service, objectives=said.nearest_feasible.objectives)
+    assert plan(replace(loose, demand=Demand(services=(relaxed,)))).services != ()
 
 
 def test_an_error_metric_is_better_when_smaller(world: ModuleType) -> None:
@@ -492,3 +498,20 @@ def test_minimum_nodes_are_on_the_bill_and_used_first(world: ModuleType) -> None
     made = plan(world.problem(variants, pools, [world.service("a")]))
     assert made.groups[0].pool == "kept"
     assert made.cost_uph == DOLLAR_UPH
+
+
+def test_a_newcomer_for_whom_two_limits_at_once_stand_in_the_way_is_told_of_no_single_change(
+    world: ModuleType,
+) -> None:
+    made = world.variant("v", 0.8, (world.profile("cpu", (world.batch(1, 10),)),))
+    asked = [
+        world.service(it, rate=1, priority=-rank, isolation=Isolation.DEDICATED)
+        for rank, it in enumerate(("a", "b", "c"))
+    ]
+    pools = [world.pool("cpu", price=0.2, nodes=2)]
+    problem = world.problem([made], pools, asked, budgets={"photos": 0.5})
+    found = plan(problem)
+    assert [it.service for it in found.services if it.routes] == ["photos/a", "photos/b"]
+    told = next(it for it in found.explanations if it.service == "photos/c")
+    assert told.reason is not PlanReason.FEASIBLE
+    assert told.nearest_feasible is None

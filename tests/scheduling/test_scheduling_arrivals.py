@@ -1,9 +1,11 @@
 """Which requests are taken, which are refused, and with which word."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
+from isochrone.demand import AccuracyBound
 from isochrone.errors import ManifestError
 from isochrone.scheduling import (
     ActionFinished,
@@ -188,6 +190,25 @@ def test_a_client_may_raise_the_accuracy_floor_but_not_lower_it(lab: SimpleNames
     # A floor below the service's rules out nothing that the plan allows.
     assert used == {lowered: fast.id, raised: good.id}
     assert world.outcome(beyond) == (Outcome.REFUSED, Reason.NO_ROUTE)
+
+
+@pytest.mark.parametrize(
+    ("bound", "expected"),
+    [(AccuracyBound.ESTIMATE, None), (AccuracyBound.LOWER, Reason.NO_ROUTE)],
+)
+def test_a_raised_floor_is_held_against_what_the_services_is(
+    lab: SimpleNamespace, bound: AccuracyBound, expected: Reason | None
+) -> None:
+    net = lab.variant("net", times_ms={1: 5.0}, accuracy_ppm=760_000)
+    net = replace(net, accuracy=replace(net.accuracy, lower_ppm=752_000))
+    served = lab.service("s", lab.route(net), floor_ppm=750_000)
+    promised = replace(served.objectives, accuracy_bound=bound)
+    world = lab.World()
+    world.plan([replace(served, objectives=promised)], [lab.group("g", [net])], [net])
+    world.join(resident=[net])
+    number = world.arrive(accuracy_floor_ppm=755_000)
+    world.run()
+    assert world.outcome(number) == (ON_TIME if expected is None else (Outcome.REFUSED, expected))
 
 
 def test_a_request_whose_body_is_coming_holds_its_place_but_does_not_run(

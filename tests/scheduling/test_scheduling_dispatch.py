@@ -171,10 +171,18 @@ def test_costs_are_tabulated_once_and_exactly() -> None:
     assert [costs.cover[rows] for rows in (1, 3, 5)] == [1, 4, 8]
 
 
-def test_a_batch_size_suits_a_target_only_if_twice_its_time_fits() -> None:
-    assert BatchCosts({1: 10, 8: 18}, target_ns=35).full == 1
-    assert BatchCosts({1: 10, 8: 18}, target_ns=36).full == 8
+def test_a_batch_size_suits_a_target_only_if_a_quarter_more_than_its_time_fits() -> None:
+    assert BatchCosts({1: 10, 8: 18}, target_ns=22).full == 1
+    assert BatchCosts({1: 10, 8: 18}, target_ns=23).full == 8
     assert BatchCosts({4: 10, 8: 18}, target_ns=5).full == 4
+
+
+def test_batch_sizes_follow_how_slow_the_workers_are() -> None:
+    costs = BatchCosts({1: 10, 8: 18}, target_ns=30)
+    assert costs.fit(1.0) is costs
+    assert costs.fit(1.2).full == 8
+    assert costs.fit(1.5).full == 1
+    assert costs.fit(1.5) is costs.fit(1.51)
 
 
 def test_a_larger_batch_must_be_worth_waiting_for() -> None:

@@ -57,6 +57,22 @@ def test_the_margin_of_one_execution_is_at_first_no_less_than_the_profiles_p99()
     assert SETTINGS.margin_z >= 2.326
 
 
+def test_the_margin_begins_at_its_least_and_follows_the_largest_error() -> None:
+    settings = Settings(margin_z=4.0, margin_z_min=2.5, peak_memory=4)
+    speed = SpeedEstimate(settings, sigma=0.1, now=0)
+    assert abs(speed.margin_at(0) - 0.25) < 1e-9
+    speed.begin_work(0)
+    speed.observe(1.5, predicted=1.0)
+    assert abs(speed.margin_at(0) - 0.5) < 1e-9
+    for _ in range(20):
+        speed.observe(1.0, predicted=1.0)
+    assert abs(speed.margin_at(0) - 2.5 * speed.sigma) < 1e-9
+    # An idle worker forgets the error, too.
+    speed.observe(1.35, predicted=1.0)
+    speed.end_work(0)
+    assert abs(speed.margin_at(20 * SECOND) - 0.25) < 1e-3
+
+
 def test_what_waited_at_the_door_also_took_the_pause_before_it() -> None:
     lane = Lane(
         worker=WorkerId("w"),

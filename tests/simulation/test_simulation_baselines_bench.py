@@ -30,6 +30,9 @@ def test_the_clockwork_comparison(tmp_path: Path) -> None:
     rows = {(it["system"], it["sigma"]): it for it in found["results"]}
     assert {it for it, _ in rows} == {
         "Isochrone",
+        "Isochrone, eager",
+        "Isochrone, mean times",
+        "Isochrone, shared host",
         "Clockwork INFER4",
         "Clockwork INFER5",
         "Symphony",

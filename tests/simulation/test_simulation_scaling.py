@@ -22,6 +22,7 @@ from isochrone.simulation.baselines.worlds import BatchTimes, TableService, tabl
 from isochrone.simulation.driver import simulate
 from isochrone.simulation.noise import QUIET
 from isochrone.simulation.scaling import (
+    SEEN_AFTER_NS,
     Controller,
     History,
     Rollout,
@@ -132,7 +133,7 @@ def test_a_service_moves_when_its_new_workers_have_loaded_and_the_old_ones_stay_
     None
 ):
     rollout = rolled(Scripted({0: (CPU, 2), 100: (GPU, 1)}), history((1, 300)), 300)
-    moved = 100 + START_UP_S + 2
+    moved = 100 + START_UP_S + 2 + SEEN_AFTER_NS // SECOND
     assert paid(rollout) == [("cpu", 0, moved), ("cpu", 0, moved), ("gpu", 100, 300)]
     routes = [
         (change.at // SECOND, [route.group for it in change.plan.services for route in it.routes])

@@ -37,7 +37,7 @@ from isochrone.api.schema import (
     Text,
     Unique,
 )
-from isochrone.demand import Isolation, OverloadPolicy
+from isochrone.demand import AccuracyBound, Isolation, OverloadPolicy
 from isochrone.units import MILLISECOND, MINUTE, parse_duration, parse_ratio
 
 _ENVIRONMENT_NAME: Final = Text(
@@ -62,6 +62,9 @@ class ServiceObjectives(Part):
     """How fast."""
     accuracy_floor: Ratio
     """How accurate: every variant that may answer meets it."""
+    accuracy_bound: AccuracyBound = AccuracyBound.ESTIMATE
+    """What of a variant must meet the floor. Estimate: the accuracy that was found. Lower: the worse
+    end of its 95 % interval, so that few samples count for less."""
     cost_budget_per_hour: Money | None = None
     """For how much, in dollars per hour; absent means that only a CostBudget limits it."""
 

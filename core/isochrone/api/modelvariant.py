@@ -14,6 +14,7 @@ from isochrone.api.common import (
     Natural,
     ObservedGeneration,
     PlainName,
+    Rate,
     Ratio,
     ShortText,
     Uri,
@@ -110,6 +111,30 @@ Basis = Annotated[
 ]
 
 
+class ProfileNoise(Part):
+    """Under what a profile was measured."""
+
+    noisy: StrictBool
+    """True where others took more than 0.02, or a median is known no better than to 5 %."""
+    taken: Ratio | None = None
+    """Share of its core time that other programs or guests of the host had instead; absent where the
+    kernel does not say."""
+    spread: Rate | None = None
+    """Width of the 95 % interval of the least known median, relative to it; absent where too few turns
+    were measured."""
+    others: Ratio
+    """Share of the whole host's core time that others used meanwhile, wherever they ran."""
+
+
+class ProfileDrift(Part):
+    """That live requests have taken another time than the profile says."""
+
+    ratio: Rate
+    """Live medians over those of the profile, when that was first seen."""
+    since: ShortText
+    """When that was, in RFC 3339."""
+
+
 class PoolProfile(Part):
     """What the variant costs on one pool."""
 
@@ -134,6 +159,15 @@ class PoolProfile(Part):
     basis: Basis | None = None
     """Digest of the artifact, accelerator and image that it was measured with: when they change, it
     is measured again. Absent where no Job measured it; then it stays."""
+    noise: ProfileNoise | None = None
+    """Under what it was measured; absent where nobody knows."""
+    interference: Rate | None = None
+    """Time beside a standard neighbor on another core of the host, over that without one; absent where
+    it could not be measured."""
+    round: Natural = 0
+    """Times that it was measured again, because it was noisy or live requests contradicted it."""
+    drift: ProfileDrift | None = None
+    """Live requests that contradict it; absent while there are none."""
 
 
 class ProfileFailure(Part):
@@ -184,6 +218,13 @@ class ModelVariant(Resource):
                 name="Source",
                 path=".status.accuracy.source",
                 description="How the accuracy came about.",
+                wide=True,
+            ),
+            Column(
+                name="Measured",
+                path=".status.profiles[0].measuredAt",
+                description="How long ago its first profile was measured.",
+                type="date",
                 wide=True,
             ),
             READY_COLUMN,

@@ -98,6 +98,8 @@ class PlannedService(Part):
     """What a request may lower its own priority from."""
     degraded_routes: Annotated[tuple[PlannedRoute, ...], Field(max_length=ROUTES_MAX)] = ()
     """Routes to variants below the accuracy floor, for overload alone."""
+    mixed: bool = False
+    """Whether its routes lead to unlike pools that serve its sizes of requests together, for good."""
 
 
 class PlannedTensor(Part):

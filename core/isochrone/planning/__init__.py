@@ -7,10 +7,9 @@ anew, and ``diff`` says what changes from one to the next.
 from isochrone.planning.diff import GroupChange, PlanDiff, RouteChange, diff
 from isochrone.planning.judge import Violation, ViolationKind, violations
 from isochrone.planning.planner import plan
-from isochrone.planning.problem import AccuracyBound, PlannerSettings, Problem
+from isochrone.planning.problem import PlannerSettings, Problem
 
 __all__ = [
-    "AccuracyBound",
     "GroupChange",
     "PlanDiff",
     "PlannerSettings",

@@ -10,7 +10,7 @@ from typing import Final
 
 from isochrone.demand import Service
 from isochrone.fleet import Fleet, Host, Pool
-from isochrone.plan import Alternative, Option
+from isochrone.plan import Alternative, Option, held_ppm, meets_floor
 from isochrone.planning.attainment import execution, predicted_ns
 from isochrone.planning.candidates import Candidate
 from isochrone.planning.options import service_options
@@ -19,7 +19,6 @@ from isochrone.planning.problem import (
     accelerators_limit,
     is_machine,
     may_use,
-    meets_floor,
     namespace_budget,
     nodes_needed,
 )
@@ -57,6 +56,8 @@ def nearest_feasible(
     beside = _smallest(problem, selection, service)
     if beside is not None or selection == NOTHING:
         return beside
+    if _fitting(problem, NOTHING, service):
+        return None  # two limits at once stand in the way: alone, nothing need give way
     alone = _smallest(problem, NOTHING, service)
     if alone is None:
         return None
@@ -93,6 +94,8 @@ def _fitting(
     changed = _with_service(problem, service)
     found: list[tuple[Candidate, Option]] = []
     for one in service_options(changed, service).candidates:
+        if one.parts:  # a way out names one pool
+            continue
         for shared in (False, True):
             tried = added(changed, selection, one, shared=shared)
             if tried is None or not fits(changed, tried):
@@ -122,8 +125,9 @@ def _step(service: Service, option: Option, *, relative_ppm: int, change: str) -
 
 def _accuracy(problem: Problem, selection: Selection, service: Service) -> Iterator[_Step]:
     floor_ppm = service.objectives.accuracy_floor_ppm
+    bound = service.objectives.accuracy_bound
     metric_is_error = any(
-        not meets_floor(variant.accuracy, 0, problem.settings.accuracy_bound)
+        not meets_floor(variant.accuracy, 0, bound)
         for variant in problem.catalog.variants_of(service.model)
     )
     loosest = ONE_PPM if metric_is_error else 0
@@ -134,8 +138,7 @@ def _accuracy(problem: Problem, selection: Selection, service: Service) -> Itera
         return
     best, option = max(fitting, key=lambda pair: (pair[0].merit_ppm, -pair[1].cost_uph))
     figures = {v.id: v.accuracy for v in problem.catalog.variants}[best.variant]
-    bound = problem.settings.accuracy_bound
-    new_ppm = figures.value_ppm if bound.value == "value" else figures.lower_ppm
+    new_ppm = held_ppm(figures, bound)
     yield _step(
         replace(service, objectives=replace(objectives, accuracy_floor_ppm=new_ppm)),
         option,
@@ -166,7 +169,7 @@ def _least_latency_ns(
     least: Nanoseconds | None = None
     for variant in problem.catalog.variants_of(service.model):
         floor_ppm = objectives.accuracy_floor_ppm
-        if not meets_floor(variant.accuracy, floor_ppm, settings.accuracy_bound):
+        if not meets_floor(variant.accuracy, floor_ppm, objectives.accuracy_bound):
             continue
         for pool in problem.fleet.pools:
             profile = variant.profile(pool.id)

@@ -17,7 +17,7 @@ from isochrone.ids import HostId, Namespace, PoolId, ServiceId, split_qualified
 from isochrone.plan import Plan
 from isochrone.planning import greedy
 from isochrone.planning.candidates import ServiceOptions
-from isochrone.planning.options import service_options
+from isochrone.planning.options import tables as tables_of
 from isochrone.planning.problem import Problem, nodes_bill_uph, serving_order
 from isochrone.planning.selection import NOTHING, Selection, usage
 
@@ -129,10 +129,7 @@ def place_in_order(
     service of higher priority than one that runs finds no room: then all are placed anew. The
     problem that comes with each choice has the room that the others leave.
     """
-    tables = {
-        namespace: tuple(service_options(part, it) for it in _in_id_order(part))
-        for namespace, part in parts.items()
-    }
+    tables = {namespace: tables_of(part, _in_id_order(part)) for namespace, part in parts.items()}
     kept: Chosen = {
         namespace: holding(part, tables[namespace]) or NOTHING for namespace, part in parts.items()
     }

@@ -79,21 +79,21 @@ def assemble(
     """
     services = {service.id: service for service in problem.demand.services}
     parts: list[_Parts] = [
-        (*choice.key, choice.candidate.service) for choice in selection.choices if not choice.shared
+        _own(choice, pool) for choice in selection.choices for pool, _ in choice.held
     ]
     parts += [(*key, None) for key, _ in selection.shared_replicas]
     names = group_names(tuple(parts))
     groups = [
         Group(
-            id=names[(*choice.key, choice.candidate.service)],
+            id=names[_own(choice, pool)],
             namespace=choice.key[0],
-            pool=choice.candidate.pool,
+            pool=pool,
             variants=(choice.candidate.variant,),
-            replicas=choice.replicas,
+            replicas=replicas,
             isolation=Isolation.DEDICATED,
         )
         for choice in selection.choices
-        if not choice.shared
+        for pool, replicas in choice.held
     ]
     for key, replicas in selection.shared_replicas:
         variants = {one.variant: None for one in shared_members(selection, key)}
@@ -119,6 +119,12 @@ def assemble(
     )
 
 
+def _own(choice: Choice, pool: PoolId) -> _Parts:
+    """Return the group of the service's own workers on ``pool``."""
+    namespace, _, family = choice.key
+    return namespace, pool, family, choice.candidate.service
+
+
 def _service_plan(
     problem: Problem,
     selection: Selection,
@@ -128,6 +134,8 @@ def _service_plan(
 ) -> ServicePlan:
     candidate = choice.candidate
     replicas = choice.replicas
+    if candidate.parts:
+        return _mixed_plan(choice, service, names)
     if choice.shared:
         replicas = dict(selection.shared_replicas)[choice.key]
         latency_ns, capacity = _in_company(problem, selection, choice, service, replicas)
@@ -152,6 +160,33 @@ def _service_plan(
         load=service.load,
         overload=service.overload,
         priority=service.priority,
+    )
+
+
+def _mixed_plan(choice: Choice, service: Service, names: dict[_Parts, GroupId]) -> ServicePlan:
+    candidate = choice.candidate
+    routes = [
+        Route(
+            variant=candidate.variant,
+            group=names[_own(choice, part.pool)],
+            batch_size=part.batch_size,
+            share_ppm=part.share_ppm,
+            lane_share=part.lane_share,
+            predicted_ns=part.predicted_ns,
+            capacity_rps=part.capacity_rps,
+        )
+        for part in candidate.parts
+    ]
+    return ServicePlan(
+        service=service.id,
+        objectives=service.objectives,
+        routes=tuple(routes),
+        cost_uph=candidate.cost_uph,
+        accuracy_ppm=candidate.accuracy_ppm,
+        load=service.load,
+        overload=service.overload,
+        priority=service.priority,
+        mixed=True,
     )
 
 

@@ -103,6 +103,8 @@ class Board:
 
     def tried(self, one: Candidate, *, shared: bool) -> Step | None:
         """Return what serving by ``one`` would add; None where something forbids it."""
+        if one.parts:
+            return None if shared else self._spread(one)
         if not shared:
             count = one.replicas
             return None if count == 0 else self._step(one, (count, float(count)), (count, count))
@@ -128,7 +130,10 @@ class Board:
             self._replicas[key], self._lanes[key] = step.replicas, step.lanes
             resident = self._resident.setdefault(key, {})
             resident[one.variant] = one.pages
-        self._take(self.key_of(one)[:2], step.workers)
+        for part in one.parts:
+            self._take((self._namespaces[one.service], part.pool), part.replicas)
+        if not one.parts:
+            self._take(self.key_of(one)[:2], step.workers)
         self.price_uph += step.price_uph
 
     def remove(self, service: ServiceId) -> None:
@@ -136,6 +141,11 @@ class Board:
         step = self.chosen.pop(service)
         key = self.key_of(step.candidate)
         price_uph = self._pools[step.candidate.pool].accelerator_price_uph
+        if step.candidate.parts:
+            for part in step.candidate.parts:
+                self._take((key[0], part.pool), -part.replicas)
+            self.price_uph -= step.candidate.cost_uph
+            return
         if not step.shared:
             self._take(key[:2], -step.replicas)
             self.price_uph -= step.lanes * price_uph
@@ -162,6 +172,9 @@ class Board:
 
     def _restore(self, choice: Choice, replicas: dict[SharedKey, int]) -> None:
         """Put on the board what ``choice`` has, as many workers as it has."""
+        if choice.candidate.parts:
+            self.add(_whole(choice.candidate, bill_uph=0))
+            return
         price_uph = self._pools[choice.candidate.pool].accelerator_price_uph
         count, before, wide = choice.replicas, 0, 0.0
         if choice.shared:
@@ -177,6 +190,28 @@ class Board:
             workers=count - before,
         )
         self.add(step)
+
+    def _spread(self, one: Candidate) -> Step | None:
+        """Return the step to a mix of pools; None where one of its parts is not to be had."""
+        namespace = self._namespaces[one.service]
+        if self._spent[namespace] + one.cost_uph > self._ceilings[namespace]:
+            return None
+        bill_uph = 0
+        for part in one.parts:
+            pool = self._pools[part.pool]
+            used = self._used[part.pool] + part.replicas
+            if used > pool.accelerators_max:
+                return None
+            nodes = nodes_needed(pool, used) - nodes_needed(pool, self._used[part.pool])
+            bill_uph += nodes * pool.node_price_uph
+        more = {part.pool: part.replicas for part in one.parts}
+        for host in self._hosts:
+            cores = sum(
+                (self._used[it] + more.get(it, 0)) * self._pools[it].cores for it in host.pools
+            )
+            if cores > host.cores and more.keys() & set(host.pools):
+                return None
+        return _whole(one, bill_uph=bill_uph)
 
     def _joined(self, one: Candidate) -> tuple[int, float] | None:
         """Return the workers of the group with ``one`` in it, and the same in parts of workers."""
@@ -271,3 +306,16 @@ class Board:
         self._used[identity] = used + more
         self._spent[namespace] += more * pool.accelerator_price_uph
         self.bill_uph += nodes * pool.node_price_uph
+
+
+def _whole(one: Candidate, *, bill_uph: MicroDollarsPerHour) -> Step:
+    """Return the step that puts a mix of pools on the board."""
+    return Step(
+        candidate=one,
+        shared=False,
+        replicas=one.replicas,
+        lanes=float(one.replicas),
+        bill_uph=bill_uph,
+        price_uph=float(one.cost_uph),
+        workers=sum(part.replicas for part in one.parts),
+    )

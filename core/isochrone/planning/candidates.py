@@ -10,6 +10,10 @@ from isochrone.planning.attainment import Execution
 from isochrone.planning.sharing import Member
 from isochrone.units import MicroDollarsPerHour, Nanoseconds, PartsPerMillion
 
+Way = tuple[VariantId, PoolId, int, tuple[tuple[PoolId, int], ...]]
+"""What tells one candidate of a service from every other: variant, pool, batch size and, of a mix of
+pools, all of them with their workers."""
+
 
 class Stage(IntEnum):
     """How far a way to serve came before something ruled it out, in order."""
@@ -24,12 +28,29 @@ class Stage(IntEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """The workers of one pool in a mix, and the part of the service's requests that goes there.
+
+    ``batch_size``: the largest that they serve in time. The rest as in ``plan.Route``.
+    """
+
+    pool: PoolId
+    batch_size: int
+    replicas: int
+    share_ppm: PartsPerMillion
+    lane_share: float
+    predicted_ns: Nanoseconds
+    capacity_rps: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
     """One way to serve ``service``.
 
     ``replicas`` is the fewest workers of its own that keep the promise, 0 where it may not have
     workers of its own; ``member`` is its part in a shared group, None where it may not share, and
-    ``shared_replicas`` the fewest workers of a shared group that is otherwise empty.
+    ``shared_replicas`` the fewest workers of a shared group that is otherwise empty. ``parts`` is empty
+    but for a mix of pools, of which ``pool``, ``batch_size`` and ``replicas`` are the first part.
     """
 
     service: ServiceId
@@ -46,6 +67,7 @@ class Candidate:
     member: Member | None
     execution: Execution
     shared_replicas: int
+    parts: tuple[Part, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +95,7 @@ class ServiceOptions:
     rejections: tuple[Rejection, ...]
 
 
-def by_name(one: Candidate) -> tuple[VariantId, PoolId, int]:
+def by_name(one: Candidate) -> Way:
     """Return what tells one candidate of a service from every other, and orders them."""
-    return one.variant, one.pool, one.batch_size
+    mix = tuple((part.pool, part.replicas) for part in one.parts)
+    return one.variant, one.pool, one.batch_size, mix

@@ -10,8 +10,8 @@ from dataclasses import replace
 from isochrone.catalog import BatchProfile, Profile, Variant
 from isochrone.demand import OverloadPolicy, Service
 from isochrone.ids import GroupId
-from isochrone.plan import Group, Route, ServicePlan
-from isochrone.planning.problem import Problem, meets_floor
+from isochrone.plan import Group, Route, ServicePlan, meets_floor
+from isochrone.planning.problem import Problem
 from isochrone.units import SECOND, Nanoseconds
 
 BLOCKED_BATCHES = 2
@@ -66,7 +66,7 @@ def _best(problem: Problem, service: Service, route: Route, group: Group) -> Rou
 
 def _profiled(problem: Problem, service: Service, variant: Variant, group: Group) -> Profile | None:
     """Return the profile of ``variant`` where it is only for overload, and fits on the workers."""
-    bound = problem.settings.accuracy_bound
+    bound = service.objectives.accuracy_bound
     floor_ppm = service.degraded_floor_ppm
     if (
         floor_ppm is None

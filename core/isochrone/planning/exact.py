@@ -19,7 +19,7 @@ from ortools.sat.python import cp_model
 
 from isochrone.fleet import Pool
 from isochrone.ids import Namespace, PoolId, ServiceId
-from isochrone.planning.candidates import Candidate, ServiceOptions
+from isochrone.planning.candidates import Candidate, ServiceOptions, by_name
 from isochrone.planning.narrowing import near, with_start
 from isochrone.planning.problem import (
     Problem,
@@ -265,10 +265,11 @@ def _add_fleet(problem: Problem, program: _Program) -> None:
     held: dict[HeldKey, list[cp_model.LinearExprT]] = {}
     for pick in program.picks:
         if not pick.shared:
-            holder = namespaces[pick.candidate.service], pick.candidate.pool
-            held.setdefault(holder, []).append(pick.candidate.replicas * pick.chosen)
-    for key, replicas in program.shared_replicas.items():
-        held.setdefault(key[:2], []).append(replicas)
+            for pool_id, replicas in _as_choice(pick).held:
+                holder = namespaces[pick.candidate.service], pool_id
+                held.setdefault(holder, []).append(replicas * pick.chosen)
+    for key, workers in program.shared_replicas.items():
+        held.setdefault(key[:2], []).append(workers)
     used: dict[PoolId, cp_model.LinearExprT] = {}
     spent: dict[Namespace, list[cp_model.LinearExprT]] = {}
     for (namespace, pool_id), terms in sorted(held.items()):
@@ -349,12 +350,11 @@ _Fixed = dict[ServiceId, int]
 
 def _hint(program: _Program, start: Selection) -> _Values:
     """Return ``start`` as values of the program's variables; the rest is left to the solver."""
-    taken = {(c.candidate.service, c.candidate.variant, c.candidate.pool, c.candidate.batch_size,
-              c.shared) for c in start.choices}  # fmt: skip
+    taken = {(c.candidate.service, by_name(c.candidate), c.shared) for c in start.choices}
     hint: _Values = {}
     for pick in program.picks:
         one = pick.candidate
-        key = (one.service, one.variant, one.pool, one.batch_size, pick.shared)
+        key = (one.service, by_name(one), pick.shared)
         hint[pick.chosen.index] = int(key in taken)
     workers = dict(start.shared_replicas)
     for group, replicas in program.shared_replicas.items():

@@ -4,10 +4,12 @@ Called by ``planner`` for the plan that it is about to return. Bounded: `RUNNERS
 service, so that no ServingPlan grows without limit.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
 from isochrone.demand import Service
+from isochrone.ids import GroupId
 from isochrone.plan import Explanation, Group, Option, PlanReason, ServicePlan
 from isochrone.planning.alternatives import nearest_feasible
 from isochrone.planning.candidates import Candidate, Rejection, ServiceOptions, Stage
@@ -74,8 +76,7 @@ def explain(
             result.append(_unserved(problem, tables[service.id], selection))
         else:
             plan = plans[service.id]
-            group = by_id[plan.routes[0].group]
-            told = _served(problem, tables[service.id], selection, choice, plan, group)
+            told = _served(problem, tables[service.id], selection, choice, plan, by_id)
             if service.id in priced:
                 prices = shadow_prices(problem, tables[service.id], selection)
                 told = replace(told, shadow_prices=prices)
@@ -101,29 +102,35 @@ def _served(
     selection: Selection,
     choice: Choice,
     plan: ServicePlan,
-    group: Group,
+    groups: Mapping[GroupId, Group],
 ) -> Explanation:
-    route = plan.routes[0]
-    chosen = Option(
-        variant=route.variant,
-        pool=group.pool,
-        batch_size=route.batch_size,
-        replicas=group.replicas,
-        predicted_ns=route.predicted_ns,
-        accuracy_ppm=plan.accuracy_ppm,
-        cost_uph=plan.cost_uph,
+    pools = {route.group: problem.fleet.pool(groups[route.group].pool) for route in plan.routes}
+    chosen = tuple(
+        Option(
+            variant=route.variant,
+            pool=pools[route.group].id,
+            batch_size=route.batch_size,
+            replicas=groups[route.group].replicas,
+            predicted_ns=route.predicted_ns,
+            accuracy_ppm=plan.accuracy_ppm,
+            cost_uph=plan.cost_uph
+            if not plan.mixed
+            else groups[route.group].replicas * pools[route.group].accelerator_price_uph,
+        )
+        for route in plan.routes
     )
     percentile = format_percentile(plan.objectives.percentile_ppm)
+    ways = " and ".join(f"{it.pool} in batches of up to {it.batch_size}" for it in chosen)
     message = (
-        f"{route.variant} on {group.pool} in batches of up to {route.batch_size}: "
-        f"p{percentile} {format_duration(route.predicted_ns)}, "
+        f"{chosen[0].variant} on {ways}: "
+        f"p{percentile} {format_duration(max(it.predicted_ns for it in chosen))}, "
         f"accuracy {format_ratio(plan.accuracy_ppm)}, ${format_price(plan.cost_uph)}/h"
     )
     return Explanation(
         service=plan.service,
         reason=PlanReason.FEASIBLE,
         message=message,
-        chosen=(chosen,),
+        chosen=chosen,
         runners_up=_runners_up(problem, table, selection, choice),
         binding=_binding(problem, table, selection, choice),
         nearest_feasible=None,
@@ -137,9 +144,9 @@ def _runners_up(
     chosen = choice.candidate
     without = removed(problem, selection, table.service.id)
     possible: list[tuple[int, Option]] = []
-    seen = {(chosen.variant, chosen.pool)}
+    seen = set() if chosen.parts else {(chosen.variant, chosen.pool)}
     for one in sorted(table.candidates, key=lambda c: (c.cost_uph, -c.merit_ppm, c.variant)):
-        if (one.variant, one.pool) not in seen:
+        if (one.variant, one.pool) not in seen and not one.parts:  # options are of one pool
             seen.add((one.variant, one.pool))
             possible.append(_verdict(problem, selection, without, choice, one))
     possible.sort(key=lambda pair: (pair[0], -pair[1].accuracy_ppm, pair[1].variant, pair[1].pool))
@@ -229,18 +236,21 @@ def _binding(
         if any(one.stage is stage for one in table.rejections):
             found.append(name)
     taken = usage(selection)
-    pool = problem.fleet.pool(choice.candidate.pool)
-    if taken.of_pool(pool.id) == pool.accelerators_max:
-        found.append(f"pool {pool.id} maxNodes")
+    names = [it for it, _ in choice.held] or [choice.candidate.pool]
+    found += [
+        f"pool {it} maxNodes"
+        for it in names
+        if taken.of_pool(it) == problem.fleet.pool(it).accelerators_max
+    ]
     for host in problem.fleet.hosts:
         used = sum(taken.of_pool(p) * problem.fleet.pool(p).cores for p in host.pools)
-        if pool.id in host.pools and used == host.cores:
+        if used == host.cores and set(names) & set(host.pools):
             found.append(f"machine {host.id} cores")
     namespace = table.service.namespace
     ceiling_uph = namespace_budget(problem.demand, namespace)
     if ceiling_uph is not None:
         left_uph = ceiling_uph - taken.namespace_cost_uph(problem.fleet, namespace)
-        if left_uph < pool.accelerator_price_uph:
+        if left_uph < min(problem.fleet.pool(it).accelerator_price_uph for it in names):
             found.append(f"budget of namespace {namespace}")
     return tuple(found)
 

@@ -39,19 +39,33 @@ LENIENCE: Final = 0.01
 _Rank = tuple[int, bool, int, int, str, str, int, bool]
 
 
+def start(problem: Problem, options: tuple[ServiceOptions, ...]) -> Selection:
+    """Return a selection that holds, for ``exact`` to begin at.
+
+    Where nobody may share, the solver proves the best in a tenth of the time of a search: there is none.
+    """
+    if any(one.member is not None for table in options for one in table.candidates):
+        return solve(problem, options)
+    board = Board(problem, NOTHING)
+    tables = {table.service.id: table for table in options}
+    for service in serving_order(problem):
+        place_well(problem, board, tables[service.id])
+    return board.selection()
+
+
 def solve(problem: Problem, options: tuple[ServiceOptions, ...]) -> Selection:
     """Return a selection that holds: services are placed in serving order, none makes room."""
     board = Board(problem, NOTHING)
     tables = {table.service.id: table for table in options}
     order = [service.id for service in serving_order(problem)]
     for service in order:
-        _place_well(problem, board, tables[service])
+        place_well(problem, board, tables[service])
     _search(problem, board, {it: cheapest_only(problem, tables[it]) for it in order})
     for _ in range(PASSES - 1):
         for service in order:
             if service in board.chosen:
                 board.remove(service)
-            _place_well(problem, board, tables[service])
+            place_well(problem, board, tables[service])
     return board.selection()
 
 
@@ -61,10 +75,10 @@ def place(problem: Problem, selection: Selection, table: ServiceOptions) -> Sele
     Called by ``apart``, which places the services of many namespaces in one order.
     """
     board = Board(problem, selection)
-    return board.selection() if _place_well(problem, board, table) else None
+    return board.selection() if place_well(problem, board, table) else None
 
 
-def _place_well(problem: Problem, board: Board, table: ServiceOptions) -> bool:
+def place_well(problem: Problem, board: Board, table: ServiceOptions) -> bool:
     """Put a service where the bill grows least; ties: no change, accuracy, few workers."""
     best: tuple[_Rank, Step] | None = None
     for one in table.candidates:

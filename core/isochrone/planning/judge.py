@@ -1,6 +1,6 @@
 """An independent judge of plans: every promise recomputed from the problem, nothing believed.
 
-It shares the queueing model with the solvers, and nothing else: no candidate, no selection, no
+It shares the models of waiting with the solvers, and nothing else: no candidate, no selection, no
 figure that the plan states. Called by ``planner`` on every plan that it returns, on the running
 plan, and by tests.
 """
@@ -14,9 +14,11 @@ from isochrone.catalog import Variant
 from isochrone.demand import Isolation, Service
 from isochrone.fleet import Pool
 from isochrone.ids import PoolId, ServiceId, VariantId
-from isochrone.plan import Group, Plan, Route, ServicePlan
+from isochrone.plan import Group, Plan, Route, ServicePlan, meets_floor
 from isochrone.planning.attainment import Execution, execution, predicted_ns
-from isochrone.planning.problem import Problem, may_use, meets_floor
+from isochrone.planning.mixed_question import mixed_problem
+from isochrone.planning.mixing import carries, counts_of
+from isochrone.planning.problem import Problem, may_use
 from isochrone.planning.sharing import Member, member, shared_holds, shared_level
 from isochrone.units import ONE_PPM, format_duration, format_price
 
@@ -54,7 +56,7 @@ class Violation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Served:
-    """One service with one route, all names resolved."""
+    """One service with one of its routes, all names resolved; no ``figures`` in a mix of pools."""
 
     service: Service
     plan: ServicePlan
@@ -62,7 +64,7 @@ class _Served:
     group: Group
     pool: Pool
     variant: Variant
-    figures: Execution
+    figures: Execution | None
 
 
 def violations(problem: Problem, plan: Plan) -> tuple[Violation, ...]:
@@ -72,14 +74,17 @@ def violations(problem: Problem, plan: Plan) -> tuple[Violation, ...]:
     found += _images(problem, plan)
     resolved: list[_Served] = []
     for served in plan.services:
-        outcome = _resolve(problem, plan, served)
-        if isinstance(outcome, _Served):
-            resolved.append(outcome)
-            found += _placement(problem, outcome)
-        elif outcome is not None:
-            found.append(outcome)
+        for outcome in _resolve(problem, plan, served):
+            if isinstance(outcome, _Served):
+                resolved.append(outcome)
+                found += _placement(outcome)
+            else:
+                found.append(outcome)
     for served in plan.services:
         found += _degraded(problem, plan, served)
+    for served in plan.services:
+        if served.mixed:
+            found += _mix(problem, [one for one in resolved if one.plan is served])
     for group in plan.groups:
         members = [one for one in resolved if one.group.id == group.id]
         found += _carried(problem, group, members)
@@ -116,28 +121,30 @@ def _images(problem: Problem, plan: Plan) -> Iterator[Violation]:
             yield _broken(ViolationKind.IMAGE, group.id, "its variants need different images")
 
 
-def _resolve(problem: Problem, plan: Plan, served: ServicePlan) -> _Served | Violation | None:
-    """Return the service with its names resolved, or what is wrong; None: nothing to run."""
+def _resolve(problem: Problem, plan: Plan, served: ServicePlan) -> Iterator[_Served | Violation]:
+    """Yield each route of the service with its names resolved, or what is wrong with it."""
     service = _service(problem, served.service)
     if service is None:
-        return _broken(ViolationKind.UNKNOWN, served.service, "there is no such service")
-    if served.objectives != service.objectives:
-        return _broken(ViolationKind.STALE, service.id, "its objectives have changed")
-    if service.suspended:
+        yield _broken(ViolationKind.UNKNOWN, served.service, "there is no such service")
+    elif served.objectives != service.objectives:
+        yield _broken(ViolationKind.STALE, service.id, "its objectives have changed")
+    elif service.suspended:
         if served.routes:
-            return _broken(ViolationKind.SUSPENDED, service.id, "it is suspended, and has routes")
-        return None
-    if len(served.routes) != 1 or served.routes[0].share_ppm != ONE_PPM:
-        message = "it must have one route, for all of its requests"
-        return _broken(ViolationKind.ROUTES, service.id, message)
-    return _follow(problem, plan, served, service)
+            yield _broken(ViolationKind.SUSPENDED, service.id, "it is suspended, and has routes")
+    elif (len(served.routes) < 2 if served.mixed else len(served.routes) != 1) or sum(  # noqa: PLR2004
+        route.share_ppm for route in served.routes
+    ) != ONE_PPM:
+        message = "it must have one route, or those of a mix of pools, for all of its requests"
+        yield _broken(ViolationKind.ROUTES, service.id, message)
+    else:
+        for route in served.routes:
+            yield _follow(problem, plan, served, service, route)
 
 
 def _follow(
-    problem: Problem, plan: Plan, served: ServicePlan, service: Service
+    problem: Problem, plan: Plan, served: ServicePlan, service: Service, route: Route
 ) -> _Served | Violation:
-    """Return the service with what its one route names, or what is not there."""
-    route = served.routes[0]
+    """Return the service with what ``route`` names, or what is not there."""
     group = next((one for one in plan.groups if one.id == route.group), None)
     variant = next((one for one in problem.catalog.variants if one.id == route.variant), None)
     pool = next(
@@ -151,7 +158,7 @@ def _follow(
     if batch is None or batch.size not in variant.batch_sizes:
         message = f"{variant.id} has no profile at batch {route.batch_size} on {pool.id}"
         return _broken(ViolationKind.PROFILE, service.id, message)
-    if batch.size < service.load.rows_max:
+    if batch.size < service.load.rows_max and not served.mixed:
         message = f"batch {batch.size} is smaller than a request of {service.load.rows_max} rows"
         return _broken(ViolationKind.ROUTES, service.id, message)
     return _Served(
@@ -161,8 +168,36 @@ def _follow(
         group=group,
         pool=pool,
         variant=variant,
-        figures=execution(batch, service.load, service.objectives.percentile_ppm),
+        figures=None
+        if served.mixed
+        else execution(batch, service.load, service.objectives.percentile_ppm),
     )
+
+
+def _mix(problem: Problem, routes: list[_Served]) -> Iterator[Violation]:
+    """Judge the routes of one mix of pools together: one variant, that carries the sizes in time."""
+    if not routes:
+        return
+    first = routes[0]
+    service, held = first.service, {one.pool.id: one.group.replicas for one in routes}
+    if len({one.variant.id for one in routes}) > 1 or len(held) < len(routes):
+        message = "a mix is of one variant, with one group on each of its pools"
+        yield _broken(ViolationKind.ROUTES, service.id, message)
+        return
+    question = mixed_problem(problem, service, first.variant)
+    counts = None if question is None else counts_of(question, held)
+    if question is None or counts is None or not carries(question, service, counts):
+        message = "its pools together do not carry its sizes of requests at the peak rate in time"
+        yield _broken(ViolationKind.LATENCY, service.id, message)
+    cost_uph = sum(one.group.replicas * one.pool.accelerator_price_uph for one in routes)
+    budget_uph = service.objectives.cost_budget_uph
+    if budget_uph is not None and cost_uph > budget_uph:
+        yield _over_budget(service, cost_uph, budget_uph)
+
+
+def _over_budget(service: Service, cost_uph: int, budget_uph: int) -> Violation:
+    message = f"costs ${format_price(cost_uph)}/h, the budget is ${format_price(budget_uph)}/h"
+    return _broken(ViolationKind.SERVICE_BUDGET, service.id, message)
 
 
 def _degraded(problem: Problem, plan: Plan, served: ServicePlan) -> Iterator[Violation]:
@@ -182,7 +217,7 @@ def _degraded(problem: Problem, plan: Plan, served: ServicePlan) -> Iterator[Vio
             message = f"{route.group} does not host {route.variant}, which is for overload"
             yield _broken(ViolationKind.ROUTES, service.id, message)
         elif floor_ppm is None or not meets_floor(
-            variant.accuracy, floor_ppm, problem.settings.accuracy_bound
+            variant.accuracy, floor_ppm, service.objectives.accuracy_bound
         ):
             message = f"{variant.id} misses the second floor, or there is none"
             yield _broken(ViolationKind.ACCURACY, service.id, message)
@@ -191,12 +226,12 @@ def _degraded(problem: Problem, plan: Plan, served: ServicePlan) -> Iterator[Vio
             yield _broken(ViolationKind.PROFILE, service.id, message)
 
 
-def _placement(problem: Problem, one: _Served) -> Iterator[Violation]:
+def _placement(one: _Served) -> Iterator[Violation]:
     service, group = one.service, one.group
-    floor_ppm = service.objectives.accuracy_floor_ppm
+    promised = service.objectives
     if one.variant.model != service.model:
         yield _broken(ViolationKind.ROUTES, service.id, f"{one.variant.id} is of another model")
-    if not meets_floor(one.variant.accuracy, floor_ppm, problem.settings.accuracy_bound):
+    if not meets_floor(one.variant.accuracy, promised.accuracy_floor_ppm, promised.accuracy_bound):
         yield _broken(ViolationKind.ACCURACY, service.id, f"{one.variant.id} misses the floor")
     if not may_use(service, one.pool):
         yield _broken(ViolationKind.PLACEMENT, service.id, f"it may not use pool {one.pool.id}")
@@ -229,24 +264,35 @@ def _carried(problem: Problem, group: Group, members: list[_Served]) -> Iterator
             message = "it is dedicated, and more than one service or variant is there"
             yield _broken(ViolationKind.ISOLATION, group.id, message)
         for one in members:
-            yield from _alone(problem, one)
+            if one.figures is not None:
+                yield from _alone(problem, one, one.figures)
+    elif any(one.plan.mixed for one in members):
+        yield _broken(ViolationKind.ISOLATION, group.id, "a mix of pools has workers of its own")
     else:
         yield from _together(problem, group, members)
+    yield from _costs(problem, group, pool, [one for one in members if not one.plan.mixed])
+
+
+def _costs(
+    problem: Problem, group: Group, pool: Pool, members: list[_Served]
+) -> Iterator[Violation]:
+    """Judge what each of ``members`` pays for its part of the group."""
+    page = problem.settings.page_bytes
     for one in members:
         cost = group.replicas * pool.accelerator_price_uph
         if group.isolation is Isolation.SHARED:
             lanes = _member(problem, one).work_ppm / ONE_PPM / group.replicas
-            held = pages[one.variant.id] / (pool.memory_bytes // page)
+            pages = _pages(problem, one.variant.id, pool.id)
+            held = pages / (pool.memory_bytes // page)
             cost = int(cost * max(lanes, held))
         budget = one.service.objectives.cost_budget_uph
         if budget is not None and cost > budget:
-            message = f"costs ${format_price(cost)}/h, the budget is ${format_price(budget)}/h"
-            yield _broken(ViolationKind.SERVICE_BUDGET, one.service.id, message)
+            yield _over_budget(one.service, cost, budget)
 
 
-def _alone(problem: Problem, one: _Served) -> Iterator[Violation]:
+def _alone(problem: Problem, one: _Served, figures: Execution) -> Iterator[Violation]:
     latency_ns = predicted_ns(
-        one.figures,
+        figures,
         rate_rps=one.service.load.peak_rate_rps,
         replicas=one.group.replicas,
         settings=problem.settings,
@@ -311,6 +357,7 @@ def _money(problem: Problem, plan: Plan) -> Iterator[Violation]:
 
 
 def _member(problem: Problem, one: _Served) -> Member:
+    assert one.figures is not None, "a mix shares no workers"
     return member(
         one.figures,
         load=one.service.load,

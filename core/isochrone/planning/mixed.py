@@ -6,7 +6,7 @@ al., "KAIROS: Building Cost-Efficient Machine Learning Inference Systems with He
 Resources" (HPDC 2023, sections 5.2 and 5.3, and its released code) do with them without trying
 anything out: an estimate of each configuration's throughput (called an upper bound there; it is none:
 ``mixed_program.bound_rps`` is), and a pick among the best by similarity. ``pruned_walk`` is KAIROS+,
-which measures. Called by ``mixed_program``, ``mixed_question`` and the benchmarks. Pure.
+which measures. Called by the other modules of this name, ``mixing`` and the benchmarks. Pure.
 """
 
 from collections.abc import Callable, Sequence
@@ -62,7 +62,9 @@ class MixedProblem:
     ``sizes`` ascend (rows); ``shares`` are the shares of requests in each class, and sum to 1.
     ``percentile_ppm`` of the requests must be answered within ``target_ns``. ``overhead_ns`` is what
     gateway and link take of it; ``margin_z`` how many deviations of an execution's time admission
-    leaves room for. ``budget_uph`` is what all instances together may cost.
+    leaves room for, and ``speed_bias`` by how many a slow spell passes for its speed (as in
+    `PlannerSettings`). ``budget_uph`` is what all instances together may cost. ``burst``: requests that
+    may come at once on top of any rate.
     """
 
     sizes: tuple[int, ...]
@@ -73,6 +75,8 @@ class MixedProblem:
     budget_uph: MicroDollarsPerHour
     overhead_ns: Nanoseconds = 0
     margin_z: float = 4.0
+    speed_bias: float = 1.0
+    burst: int = 0
 
     def __post_init__(self) -> None:
         """Reject what is no problem; ``ValueError`` says why."""
@@ -121,6 +125,11 @@ def largest_within(problem: MixedProblem, *, z: float, overhead_ns: Nanoseconds)
         late = (t * stretch + overhead_ns > problem.target_ns for t in kind.mean_ns)
         found.append(next((place for place, it in enumerate(late) if it), len(kind.mean_ns)))
     return found
+
+
+def admitted(problem: MixedProblem) -> list[int]:
+    """Return, per kind, how many classes of size admission takes there, the smallest first."""
+    return largest_within(problem, z=problem.margin_z, overhead_ns=problem.overhead_ns)
 
 
 def configurations(problem: MixedProblem) -> NDArray[np.int64]:

@@ -13,8 +13,9 @@ KAIROS's estimate (``mixed.estimates_rps``) is no such bound: a linear program e
 on its own data.
 
 Beside ``exact`` the one module that imports the solver: CBC here, since rates are no whole numbers. It
-stops at a proven gap, never by time, so that every machine gets the same answer. Called by whoever asks
-``mixed_question``'s question, and by the benchmarks. Pure.
+stops at a proven gap, never by time, so that every machine gets the same answer. What a configuration
+keeps of a promise, bursts and who goes where considered, ``mixed_check`` says, which asks here for the
+spread of requests (``least_busy``). Called by it, by ``mixing`` and by the benchmarks. Pure.
 """
 
 from dataclasses import dataclass
@@ -24,7 +25,14 @@ import numpy as np
 from numpy.typing import NDArray
 from ortools.linear_solver import pywraplp
 
-from isochrone.planning.mixed import Counts, FloatArray, MixedProblem, largest_within, times_ns
+from isochrone.planning.mixed import (
+    Counts,
+    FloatArray,
+    MixedProblem,
+    admitted,
+    largest_within,
+    times_ns,
+)
 from isochrone.planning.queueing import PARTS_PER_BILLION, dispersion_index, utilization_allowed
 from isochrone.units import DOLLAR_UPH, SECOND, MicroDollarsPerHour
 
@@ -78,14 +86,44 @@ def bound_rps(problem: MixedProblem, counts: Counts | None = None) -> float:
     return program.most_rps()
 
 
+def least_busy(
+    problem: MixedProblem, counts: Counts, serves: NDArray[np.bool_], ratio: float
+) -> FloatArray:
+    """Return which share of all requests of each size goes where (kinds by sizes).
+
+    It lets the kinds be as idle as they can, the base ``ratio`` times as busy as the others. ``serves``,
+    kinds by sizes, says what may go where; a size that nobody serves goes nowhere.
+    """
+    solver = pywraplp.Solver.CreateSolver("GLOP")
+    assert solver is not None, "the solver's library has no GLOP"
+    times = times_ns(problem) / SECOND
+    busiest = solver.NumVar(0, solver.infinity(), "busiest")
+    flows = {
+        (int(kind), int(size)): solver.NumVar(0, 1, f"x{kind}_{size}")
+        for kind, size in np.argwhere(serves)
+    }
+    for kind, count in enumerate(counts):
+        load = [float(times[at]) * flow for at, flow in flows.items() if at[0] == kind]
+        solver.Add(solver.Sum(load) <= count * (1.0 if kind else ratio) * busiest)
+    for size in np.flatnonzero(serves.any(axis=0)).tolist():
+        served = solver.Sum([flow for at, flow in flows.items() if at[1] == size])
+        solver.Add(served == problem.shares[size])
+    solver.Minimize(busiest)
+    status = solver.Solve()
+    assert status == pywraplp.Solver.OPTIMAL, "the solver failed on a mixed pool"
+    found = np.zeros(times.shape)
+    for at, flow in flows.items():
+        found[at] = max(0.0, flow.solution_value())
+    return found
+
+
 def usable_share(problem: MixedProblem, place: int, count: int) -> float:
     """Return the share of their time that ``count`` instances of kind ``place`` may be busy.
 
     Its requests are those of the mix that it serves. Patience is what the target leaves after the
     execution, and ``count`` lanes are one so many times as fast (see ``queueing``).
     """
-    served = _serves(problem, bound=False)[place]
-    weights = np.array(problem.shares) * served
+    weights = np.array(problem.shares) * _serves(problem, bound=False)[place]
     total = weights.sum()
     if total <= 0 or count == 0:
         return 0.0
@@ -102,10 +140,8 @@ def usable_share(problem: MixedProblem, place: int, count: int) -> float:
 
 def _serves(problem: MixedProblem, *, bound: bool) -> NDArray[np.bool_]:
     """Return, kinds by sizes, what is served in time: surely enough, or (bound) with any luck."""
-    if bound:  # one execution in a hundred is faster than this: it counts as if all were
-        within = largest_within(problem, z=-2.33, overhead_ns=0)
-    else:
-        within = largest_within(problem, z=problem.margin_z, overhead_ns=problem.overhead_ns)
+    # One execution in a hundred is faster than that: it counts as if all were.
+    within = largest_within(problem, z=-2.33, overhead_ns=0) if bound else admitted(problem)
     return np.arange(len(problem.sizes)) < np.array(within)[:, None]
 
 

@@ -1,6 +1,6 @@
 """From a service, one of its variants and the fleet to the choice of a pool of unlike instances.
 
-Called by whoever plans a service whose requests vary in size. Pure.
+Called by ``mixing``, for services whose requests vary in size. Pure.
 """
 
 from bisect import bisect_left
@@ -9,7 +9,7 @@ from isochrone.catalog import Variant
 from isochrone.demand import Service
 from isochrone.fleet import Pool
 from isochrone.planning.mixed import Kind, MixedProblem
-from isochrone.planning.problem import Problem, accelerators_limit, may_use
+from isochrone.planning.problem import Problem, accelerators_limit, may_use, pages_of
 from isochrone.units import SECOND, MicroDollarsPerHour
 
 
@@ -24,7 +24,7 @@ def mixed_problem(problem: Problem, service: Service, variant: Variant) -> Mixed
     pools = [
         pool
         for pool in problem.fleet.pools
-        if may_use(service, pool) and variant.profile(pool.id) is not None
+        if may_use(service, pool) and _fits(problem, variant, pool)
     ]
     sizes = _common_sizes(variant, pools, service.load.rows_max)
     if len(pools) < 2 or not sizes:  # noqa: PLR2004 - a mix has two parts
@@ -50,13 +50,22 @@ def mixed_problem(problem: Problem, service: Service, variant: Variant) -> Mixed
         percentile_ppm=service.objectives.percentile_ppm,
         budget_uph=_budget_uph(service, (base, *others)),
         overhead_ns=overhead_ns,
+        margin_z=problem.settings.margin_z,
+        speed_bias=problem.settings.speed_bias,
+        burst=service.load.burst,
     )
+
+
+def _fits(problem: Problem, variant: Variant, pool: Pool) -> bool:
+    """Return whether ``variant`` was profiled on ``pool``, and has room in its memory."""
+    profile, page = variant.profile(pool.id), problem.settings.page_bytes
+    return profile is not None and pages_of(profile, page) <= pool.memory_bytes // page
 
 
 def _common_sizes(variant: Variant, pools: list[Pool], rows_max: int) -> tuple[int, ...]:
     """Return the sizes profiled on all of ``pools`` up to the first that holds ``rows_max``."""
     profiled = [
-        {batch.size for batch in profile.batches}
+        {batch.size for batch in profile.batches if batch.size in variant.batch_sizes}
         for pool in pools
         if (profile := variant.profile(pool.id)) is not None
     ]

@@ -41,7 +41,7 @@ def near(
         running = running_choice(problem.running, table.service.id)
         close: list[Candidate] = []
         for one in table.candidates:
-            if (one.variant, one.pool, one.batch_size) == running:
+            if by_name(one) == running:
                 close.append(one)
             elif choice is not None and one.pool == choice.candidate.pool:
                 member, replicas = (one.member, 0) if choice.shared else (None, one.replicas)

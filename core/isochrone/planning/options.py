@@ -7,11 +7,13 @@ rejections, which explanations quote. Called by ``planner``; read by ``exact``, 
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Final
 
-from isochrone.catalog import AccuracyMetric, BatchProfile, Profile, Variant
-from isochrone.demand import Isolation, Service
+from isochrone.catalog import AccuracyMetric, BatchProfile, Variant
+from isochrone.demand import AccuracyBound, Isolation, Service
 from isochrone.fleet import Pool
 from isochrone.ids import PoolId
+from isochrone.plan import held_ppm, meets_floor
 from isochrone.planning.attainment import (
     Execution,
     execution,
@@ -20,20 +22,20 @@ from isochrone.planning.attainment import (
     unloaded_ns,
 )
 from isochrone.planning.candidates import Candidate, Rejection, ServiceOptions, Stage
+from isochrone.planning.mixing import mixes, sizes_vary
 from isochrone.planning.problem import (
-    AccuracyBound,
     Problem,
     accelerators_limit,
     is_machine,
     may_use,
-    meets_floor,
     merit_ppm,
     namespace_budget,
+    pages_of,
+    serving_order,
 )
 from isochrone.planning.pruning import dominated, outdone, prune
 from isochrone.planning.sharing import Member, member, shared_replicas_needed
 from isochrone.units import (
-    Bytes,
     MicroDollarsPerHour,
     Nanoseconds,
     PartsPerMillion,
@@ -44,10 +46,8 @@ from isochrone.units import (
     format_ratio,
 )
 
-
-def pages_of(profile: Profile, page_bytes: Bytes) -> int:
-    """Return the whole pages that a variant takes on a worker."""
-    return -(-(profile.weights_bytes + profile.workspace_bytes) // page_bytes)
+MIXED_MAX: Final = 24
+"""Services of one plan for which mixes of pools are looked for: some seconds of one core, the first time."""
 
 
 def shared_cost_uph(
@@ -59,19 +59,20 @@ def shared_cost_uph(
     return max(by_lane, by_pages)
 
 
-def service_options(problem: Problem, service: Service) -> ServiceOptions:
-    """Return the table of ``service``, dominated candidates left out."""
+def service_options(
+    problem: Problem, service: Service, *, with_mixes: bool = False
+) -> ServiceOptions:
+    """Return the table of ``service``, dominated candidates left out; with mixes of pools, if asked."""
     candidates: list[Candidate] = []
     rejections: list[Rejection] = []
     unseen: list[Rejection] = []
-    settings = problem.settings
     variants = problem.catalog.variants_of(service.model)
-    floor_ppm = service.objectives.accuracy_floor_ppm
-    good = [it for it in variants if meets_floor(it.accuracy, floor_ppm, settings.accuracy_bound)]
+    floor_ppm, bound = service.objectives.accuracy_floor_ppm, service.objectives.accuracy_bound
+    good = [it for it in variants if meets_floor(it.accuracy, floor_ppm, bound)]
     beaten = {pool.id: outdone(problem, service, pool.id, good) for pool in problem.fleet.pools}
     for variant in variants:
-        if not meets_floor(variant.accuracy, floor_ppm, settings.accuracy_bound):
-            why = _misses_floor(variant, floor_ppm, settings.accuracy_bound)
+        if not meets_floor(variant.accuracy, floor_ppm, bound):
+            why = _misses_floor(variant, floor_ppm, bound)
             rejections.append(_reject(variant, PoolId(""), Stage.ACCURACY, why))
             continue
         for pool in problem.fleet.pools:
@@ -97,6 +98,8 @@ def service_options(problem: Problem, service: Service) -> ServiceOptions:
                         ),
                     )
                 )
+    if with_mixes:
+        candidates += mixes(problem, service, good, candidates)
     kept = prune(problem, service, candidates)
     rejections += dominated(candidates, kept)
     if kept:  # else what rules out the better one is the reason for both
@@ -277,12 +280,13 @@ def misses_target(service: Service, latency_ns: Nanoseconds) -> str:
 
 
 def _misses_floor(variant: Variant, floor_ppm: PartsPerMillion, bound: AccuracyBound) -> str:
-    accuracy = variant.accuracy
-    figure = accuracy.value_ppm if bound is AccuracyBound.VALUE else accuracy.lower_ppm
-    name = "accuracy" if bound is AccuracyBound.VALUE else "accuracy's lower bound"
-    if accuracy.metric is AccuracyMetric.MAE:
-        return f"error {format_ratio(figure)} is above the limit {format_ratio(floor_ppm)}"
-    return f"{name} {format_ratio(figure)} is below the floor {format_ratio(floor_ppm)}"
+    figure = format_ratio(held_ppm(variant.accuracy, bound))
+    lower = bound is AccuracyBound.LOWER
+    if variant.accuracy.metric is AccuracyMetric.MAE:
+        name = "error's upper bound" if lower else "error"
+        return f"{name} {figure} is above the limit {format_ratio(floor_ppm)}"
+    name = "accuracy's lower bound" if lower else "accuracy"
+    return f"{name} {figure} is below the floor {format_ratio(floor_ppm)}"
 
 
 def _reject(variant: Variant, pool: PoolId, stage: Stage, why: str) -> Rejection:
@@ -301,5 +305,12 @@ def _reject(variant: Variant, pool: PoolId, stage: Stage, why: str) -> Rejection
 
 
 def tables(problem: Problem, services: Iterable[Service]) -> tuple[ServiceOptions, ...]:
-    """Return the table of each of ``services``, in their order."""
-    return tuple(service_options(problem, service) for service in services)
+    """Return the table of each of ``services``, in their order, with mixes of pools for the first ones.
+
+    First in serving order, and at most `MIXED_MAX`: each asks an integer program some times.
+    """
+    varied = [service.id for service in serving_order(problem) if sizes_vary(service)]
+    mixed = frozenset(varied[:MIXED_MAX])
+    return tuple(
+        service_options(problem, service, with_mixes=service.id in mixed) for service in services
+    )

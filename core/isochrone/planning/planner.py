@@ -12,10 +12,12 @@ from isochrone.plan import Plan
 from isochrone.planning import apart, exact, greedy
 from isochrone.planning.assembly import unexplained
 from isochrone.planning.candidates import ServiceOptions
+from isochrone.planning.changing import change_uph
 from isochrone.planning.explain import explain
 from isochrone.planning.judge import violations
 from isochrone.planning.options import tables
 from isochrone.planning.problem import Problem, serving_order
+from isochrone.planning.repairing import mended
 from isochrone.planning.selection import Selection, bill_uph, running_selection
 from isochrone.units import ONE_PPM
 
@@ -28,10 +30,12 @@ WORK_MIN: Final = 0.01
 def plan(problem: Problem, *, may_improve: bool = True) -> Plan:
     """Return the plan for ``problem``.
 
-    The running plan's choices are kept while they hold and serve as much, unless the new bill is
-    lower by `PlannerSettings.switch_saving_ppm`, and ``may_improve`` is True (the caller's minimum
-    dwell is over). The revision grows by one when groups or services differ from the running plan.
-    Of a large problem (see ``apart``) all this holds namespace by namespace.
+    The running plan's choices are kept while they hold and serve as much, and as far as they do
+    where some no longer hold, unless the new bill and
+    what the change costs (``changing``) are lower by `PlannerSettings.switch_saving_ppm`, and
+    ``may_improve`` is True (the caller's minimum dwell is over). The revision grows by one when
+    groups or services differ from the running plan. Of a large problem (see ``apart``) all this holds
+    namespace by namespace.
     """
     if not apart.is_large(problem):
         return _numbered(problem, _together(problem, may_improve=may_improve))
@@ -58,18 +62,21 @@ def _together(problem: Problem, *, may_improve: bool) -> Plan:
     if running is not None and not may_improve and len(running.choices) == len(options):
         return _written(problem, options, running)  # everybody is served, and nothing may move
     fresh = _solved(problem, options)
+    if running is None or len(running.choices) < len(options):
+        # What broke the plan, or a newcomer, is no reason to move everybody.
+        running = mended(problem, options) or running
     kept = running is not None and not _replaces(problem, fresh, running, may_improve=may_improve)
     return _written(problem, options, running if kept and running is not None else fresh)
 
 
 def _solved(problem: Problem, options: tuple[ServiceOptions, ...]) -> Selection:
     """Return the exact answer where there is one that is no worse than the greedy start."""
-    start = greedy.solve(problem, options)
     if problem.settings.work_limit < WORK_MIN:
-        return start
+        return greedy.solve(problem, options)
+    start = greedy.start(problem, options)
     found = exact.solve(problem, options, start)
     if found is None or _standing(problem, start) < _standing(problem, found):
-        return start
+        return greedy.solve(problem, options)
     return found
 
 
@@ -95,10 +102,11 @@ def _replaces(problem: Problem, fresh: Selection, running: Selection, *, may_imp
     if ours != theirs:
         return ours > theirs
     old_uph, new_uph = bill_uph(problem, running), bill_uph(problem, fresh)
-    saving_ppm = problem.settings.switch_saving_ppm
-    return (
-        may_improve and new_uph < old_uph and new_uph * ONE_PPM <= old_uph * (ONE_PPM - saving_ppm)
-    )
+    if not may_improve or new_uph >= old_uph:
+        return False
+    new_uph += change_uph(problem, unexplained(problem, fresh))
+    old_uph += change_uph(problem, unexplained(problem, running))
+    return new_uph * ONE_PPM <= old_uph * (ONE_PPM - problem.settings.switch_saving_ppm)
 
 
 def _written(problem: Problem, options: tuple[ServiceOptions, ...], selection: Selection) -> Plan:

@@ -5,14 +5,14 @@ of this package and changed by none.
 """
 
 from dataclasses import dataclass, field
-from enum import Enum
 
-from isochrone.catalog import Accuracy, AccuracyMetric, Catalog
+from isochrone.catalog import Accuracy, AccuracyMetric, Catalog, Profile
 from isochrone.demand import Demand, Service
 from isochrone.fleet import Engine, Fleet, Host, Pool
 from isochrone.ids import Namespace, PoolId, ServiceId
 from isochrone.plan import Plan
 from isochrone.units import (
+    HOUR,
     MIB,
     MILLISECOND,
     Bytes,
@@ -20,13 +20,6 @@ from isochrone.units import (
     Nanoseconds,
     PartsPerMillion,
 )
-
-
-class AccuracyBound(Enum):
-    """Which figure of a variant an accuracy floor is held against."""
-
-    VALUE = "value"
-    LOWER = "lower"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +38,8 @@ class PlannerSettings:
     ``page_bytes``: the executor's unit of memory, in which page shares are counted.
     ``switch_saving_ppm``: what a plan must save to replace one that still holds: 5 %, so that
     prices that tremble move nothing.
+    ``payback_ns``: within what time it must have earned back, besides, what the change itself costs.
+    Loads that change within the hour are common.
     ``gap_ppm``: the proven distance from the cheapest plan at which the solver may stop. Zero: it
     proves, or stops at the work limit.
     ``work_limit``: deterministic work of one solver call, in the solver's own seconds: a bound that
@@ -58,8 +53,8 @@ class PlannerSettings:
     speed_bias: float = 1.0
     replicas_max: int = 64
     page_bytes: Bytes = 16 * MIB
-    accuracy_bound: AccuracyBound = AccuracyBound.VALUE
     switch_saving_ppm: PartsPerMillion = 50_000
+    payback_ns: Nanoseconds = HOUR
     gap_ppm: PartsPerMillion = 0
     work_limit: float = 2.0
     seed: int = 1
@@ -79,10 +74,9 @@ class Problem:
     settings: PlannerSettings = field(default=DEFAULT_SETTINGS)
 
 
-def meets_floor(accuracy: Accuracy, floor_ppm: PartsPerMillion, bound: AccuracyBound) -> bool:
-    """Return whether ``accuracy`` is at least as good as the floor (for ``mae``: at most it)."""
-    figure = accuracy.value_ppm if bound is AccuracyBound.VALUE else accuracy.lower_ppm
-    return figure <= floor_ppm if accuracy.metric is AccuracyMetric.MAE else figure >= floor_ppm
+def pages_of(profile: Profile, page_bytes: Bytes) -> int:
+    """Return the whole pages that a variant takes on a worker."""
+    return -(-(profile.weights_bytes + profile.workspace_bytes) // page_bytes)
 
 
 def merit_ppm(accuracy: Accuracy) -> int:

@@ -12,7 +12,7 @@ from isochrone.catalog import ImageFamily, Profile, Variant
 from isochrone.demand import Isolation, Service
 from isochrone.ids import PoolId, ServiceId, VariantId
 from isochrone.plan import Plan
-from isochrone.planning.candidates import Candidate, Rejection, ServiceOptions, Stage, by_name
+from isochrone.planning.candidates import Candidate, Rejection, ServiceOptions, Stage, Way, by_name
 from isochrone.planning.problem import Problem, merit_ppm
 from isochrone.units import format_ratio
 
@@ -23,14 +23,21 @@ CANDIDATES_MAX: Final = 256
 only what would swamp the solver; the cheapest and the running choice stay."""
 
 
-def running_choice(plan: Plan | None, service: ServiceId) -> tuple[VariantId, PoolId, int] | None:
-    """Return (variant, pool, batch size) by which ``plan`` serves ``service`` by one route."""
+def running_choice(plan: Plan | None, service: ServiceId) -> Way | None:
+    """Return by what ``plan`` serves ``service``: one route, or those of a mix of pools."""
     served = None if plan is None else plan.service(service)
-    if plan is None or served is None or len(served.routes) != 1:
+    if plan is None or served is None or (len(served.routes) != 1 and not served.mixed):
         return None
-    route = served.routes[0]
-    pool = next((group.pool for group in plan.groups if group.id == route.group), None)
-    return None if pool is None else (route.variant, pool, route.batch_size)
+    groups = {group.id: group for group in plan.groups}
+    if any(route.group not in groups for route in served.routes):
+        return None
+    routes = sorted(served.routes, key=lambda it: groups[it.group].pool)
+    if not routes:
+        return None
+    first = routes[0]
+    held = tuple((groups[it.group].pool, groups[it.group].replicas) for it in routes)
+    mix = held if served.mixed else ()
+    return first.variant, groups[first.group].pool, first.batch_size, mix
 
 
 def prune(problem: Problem, service: Service, candidates: list[Candidate]) -> tuple[Candidate, ...]:
@@ -180,6 +187,9 @@ def _undominated(
             sharing.setdefault((one.pool, one.family), []).append(one)
     kept: list[Candidate] = []
     for one in candidates:
+        if one.parts:  # made only where it beats every single pool
+            kept.append(one)
+            continue
         shares = one.member is not None and not any(
             _beats_shared(other, one, with_merit=with_merit)
             for other in sharing[one.pool, one.family]
@@ -192,14 +202,12 @@ def _undominated(
     return kept
 
 
-def _best_alone(
-    candidates: list[Candidate], *, with_merit: bool
-) -> dict[tuple[str, str, int], Candidate]:
+def _best_alone(candidates: list[Candidate], *, with_merit: bool) -> dict[Way, Candidate]:
     """Return, per pool, the candidates that take ever more workers for ever more accuracy."""
     best: dict[PoolId, int] = {}
-    kept: dict[tuple[str, str, int], Candidate] = {}
+    kept: dict[Way, Candidate] = {}
     ordered = sorted(
-        (one for one in candidates if one.replicas > 0),
+        (one for one in candidates if one.replicas > 0 and not one.parts),
         key=lambda c: (c.replicas, -c.merit_ppm, c.predicted_ns, c.batch_size, *by_name(c)),
     )
     for one in ordered:

@@ -181,6 +181,17 @@ def utilization_allowed(patience: float, dispersion: int, refused_ppb: int) -> f
     return UTILIZATIONS[above - 1] + part * (UTILIZATIONS[above] - UTILIZATIONS[above - 1])
 
 
+def refused_of_classes(patiences: FloatArray, weights: FloatArray, dispersion: int) -> FloatArray:
+    """Return the share refused at each of ``UTILIZATIONS`` of requests of unlike patience.
+
+    ``patiences`` per class, in mean service times, negative where a class is always refused (rounded
+    down to the grid); ``weights`` are the classes' shares of requests, and sum to 1.
+    """
+    places = np.floor(np.clip(patiences, 0.0, PATIENCE_MAX) * STEPS_PER_SERVICE).astype(int)
+    refused = np.where(patiences < 0, 1.0, _refusals(dispersion)[:, places])
+    return np.asarray(refused @ weights)
+
+
 def squared_variation(median: float, p99: float) -> float:
     """Return the squared coefficient of variation of a log-normal with that median and p99."""
     deviation = log(max(1.0, p99 / median)) / normal_quantile(990_000_000)

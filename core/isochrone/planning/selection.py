@@ -11,7 +11,7 @@ from isochrone.catalog import ImageFamily
 from isochrone.demand import Isolation
 from isochrone.fleet import Fleet, Pool
 from isochrone.ids import Namespace, PoolId, ServiceId, split_qualified
-from isochrone.planning.candidates import Candidate, ServiceOptions
+from isochrone.planning.candidates import Candidate, ServiceOptions, by_name
 from isochrone.planning.options import shared_cost_uph
 from isochrone.planning.problem import (
     PlannerSettings,
@@ -42,6 +42,14 @@ class Choice:
         """The shared group of the candidate's namespace, pool and image family."""
         one = self.candidate
         return split_qualified(one.service)[0], one.pool, one.family
+
+    @property
+    def held(self) -> tuple[tuple[PoolId, int], ...]:
+        """Its own workers by pool; none where it shares them."""
+        if self.shared:
+            return ()
+        mix = tuple((part.pool, part.replicas) for part in self.candidate.parts)
+        return mix or ((self.candidate.pool, self.replicas),)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,8 +97,8 @@ def usage(selection: Selection) -> Usage:
     """Return what ``selection`` holds."""
     held: dict[HeldKey, int] = defaultdict(int)
     for choice in selection.choices:
-        if not choice.shared:
-            held[choice.key[:2]] += choice.replicas
+        for pool, replicas in choice.held:
+            held[choice.key[0], pool] += replicas
     for key, replicas in selection.shared_replicas:
         held[key[:2]] += replicas
     return Usage(held=dict(held))
@@ -110,6 +118,8 @@ def choice_cost_uph(
     choice: Choice, pool: Pool, replicas: int, settings: PlannerSettings
 ) -> MicroDollarsPerHour:
     """Return what the service pays for ``choice``, in a group of ``replicas`` workers."""
+    if choice.candidate.parts:
+        return choice.candidate.cost_uph
     if not choice.shared:
         return replicas * pool.accelerator_price_uph
     member = choice.candidate.member
@@ -126,10 +136,29 @@ def choice_cost_uph(
 def obstacle(problem: Problem, selection: Selection, added: Candidate, extra: int) -> str:
     """Return why ``selection`` cannot hold ``extra`` more accelerators for ``added``, or ``""``.
 
-    Looks at nodes, machines and the namespace's budget, in that order.
+    Looks at nodes, machines and the namespace's budget, in that order. A mix needs all of its parts.
     """
     taken = usage(selection)
-    pool = problem.fleet.pool(added.pool)
+    needed = [(part.pool, part.replicas) for part in added.parts] or [(added.pool, extra)]
+    for pool, count in needed:
+        why = _no_room(problem, taken, problem.fleet.pool(pool), count)
+        if why:
+            return why
+    namespace = split_qualified(added.service)[0]
+    ceiling_uph = namespace_budget(problem.demand, namespace)
+    if ceiling_uph is not None:
+        cost_uph = sum(n * problem.fleet.pool(it).accelerator_price_uph for it, n in needed)
+        left_uph = ceiling_uph - taken.namespace_cost_uph(problem.fleet, namespace)
+        if cost_uph > left_uph:
+            return (
+                f"costs ${format_price(cost_uph)}/h, "
+                f"${format_price(left_uph)}/h is left in the budget of namespace {namespace}"
+            )
+    return ""
+
+
+def _no_room(problem: Problem, taken: Usage, pool: Pool, extra: int) -> str:
+    """Return why nodes or machines have no ``extra`` more accelerators of ``pool``, or ``""``."""
     left = pool.accelerators_max - taken.of_pool(pool.id)
     if extra > left:
         return (
@@ -146,15 +175,6 @@ def obstacle(problem: Problem, selection: Selection, added: Candidate, extra: in
             if extra * pool.cores > left:
                 needed = _count(extra * pool.cores, "core")
                 return f"needs {needed}, {left} {_is(left)} left on this machine ({host.id})"
-    namespace = split_qualified(added.service)[0]
-    ceiling_uph = namespace_budget(problem.demand, namespace)
-    if ceiling_uph is not None:
-        left_uph = ceiling_uph - taken.namespace_cost_uph(problem.fleet, namespace)
-        if extra * pool.accelerator_price_uph > left_uph:
-            return (
-                f"costs ${format_price(extra * pool.accelerator_price_uph)}/h, "
-                f"${format_price(left_uph)}/h is left in the budget of namespace {namespace}"
-            )
     return ""
 
 
@@ -167,12 +187,13 @@ def is_running(problem: Problem, choice: Choice) -> bool:
     """Return whether the running plan serves by this variant, pool and batch, and as shared."""
     candidate = choice.candidate
     found = running_choice(problem.running, candidate.service)
-    if found != (candidate.variant, candidate.pool, candidate.batch_size):
+    if found != by_name(candidate):
         return False
-    return _runs_shared(problem, candidate.service) == choice.shared
+    return runs_shared(problem, candidate.service) == choice.shared
 
 
-def _runs_shared(problem: Problem, service: ServiceId) -> bool:
+def runs_shared(problem: Problem, service: ServiceId) -> bool:
+    """Return whether the running plan serves ``service`` by a shared group."""
     plan = problem.running
     served = None if plan is None else plan.service(service)
     if plan is None or served is None or not served.routes:
@@ -198,19 +219,19 @@ def running_selection(problem: Problem, options: tuple[ServiceOptions, ...]) -> 
         if served is None or not served.routes:
             continue
         found = running_choice(plan, table.service.id)
-        shared = _runs_shared(problem, table.service.id)
+        shared = runs_shared(problem, table.service.id)
         match = next(
             (
                 one
                 for one in table.candidates
-                if (one.variant, one.pool, one.batch_size) == found
+                if by_name(one) == found
                 and (one.member is not None if shared else one.replicas > 0)
             ),
             None,
         )
         if match is None:
             return None
-        count = replicas[served.routes[0].group]
+        count = match.replicas if match.parts else replicas[served.routes[0].group]
         choice = Choice(candidate=match, shared=shared, replicas=0 if shared else count)
         choices.append(choice)
         if shared:

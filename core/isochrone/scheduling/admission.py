@@ -21,7 +21,7 @@ from bisect import bisect_right
 from isochrone.scheduling.line import Ahead, Batch, Order
 from isochrone.scheduling.outcomes import Reason
 from isochrone.scheduling.picture import Picture
-from isochrone.scheduling.queues import RouteQueue
+from isochrone.scheduling.queues import Newcomer, RouteQueue
 from isochrone.scheduling.settings import Settings
 from isochrone.units import ONE_PPM, Instant, Nanoseconds
 
@@ -49,6 +49,7 @@ def judge(queue: RouteQueue, rows: int, aim: Instant, now: Instant, settings: Se
 def precheck(queue: RouteQueue, rows: int, aim: Instant, picture: Picture) -> Verdict | None:
     """Return the refusal that needs no look at what is ahead, if there is one."""
     now, settings = picture.now, picture.settings
+    queue.fit(picture.slowest * (1 + picture.margin))
     if len(queue.requests) >= settings.queue_max:
         return Reason.QUEUE_FULL, max(settings.retry_after_min_ns, queue.costs.full_ns)
     alone = queue.costs.cover_ns[rows] * picture.fastest
@@ -88,16 +89,15 @@ def _place(queue: RouteQueue, rows: int, aim: Instant, picture: Picture) -> tupl
     trusted = group.sees_all(queue)
     # 1. Its own batch, whose place in the line is that of its first request.
     place = bisect_right(queue.aims, aim)
-    count = len(queue.aims) + 1
-    step, batch_ns, last_ns = queue.shape(rows, 1)
-    first = place // step * step
-    number = first // step
+    if place < len(queue.aims) or rows > 1 or queue.rows_max > 1:
+        return _place_amid(queue, (place, aim, rows), picture)
+    full = queue.costs.full
+    number = place // full
+    last_ns = queue.costs.tail_ns[place % full + 1]
     own: Batch | None = queue.batches[number] if number < len(queue.batches) else None
     order: Order = (aim, queue.key, queue.serial + 1)
     if own is not None and own.order < order:
         order = own.order
-    if place < count - 1 or rows > 1 or queue.rows_max > 1:
-        return _place_amid(queue, aim, order, (first, step, batch_ns, last_ns), picture)
     ahead = line.ahead(order)
     # 2. It joins a batch …
     if own is not None:
@@ -121,54 +121,35 @@ def _place(queue: RouteQueue, rows: int, aim: Instant, picture: Picture) -> tupl
     return finish, late
 
 
-def _place_amid(
-    queue: RouteQueue,
-    aim: Instant,
-    order: Order,
-    shape: tuple[int, int, Nanoseconds, Nanoseconds],
-    picture: Picture,
-) -> tuple[float, float]:
-    """Do the same for one that comes amid its queue, or a queue of requests of several rows.
-
-    ``shape`` is the first request of its own batch, and the shape that the queue will have.
-    """
-    first, step, batch_ns, last_ns = shape
+def _place_amid(queue: RouteQueue, newcomer: Newcomer, picture: Picture) -> tuple[float, float]:
+    """Do the same for one that comes amid its queue, or a queue of requests of several rows."""
+    place, aim, _ = newcomer
     line = queue.group.line
-    count = len(queue.aims) + 1
+    # 1. Its own batch; those before it in its queue stay as they are.
+    cuts = queue.cuts(0, newcomer)
+    number = bisect_right(cuts, place, key=lambda cut: cut[0]) - 1
+    _, first_aim, own_ns = cuts[number]
+    old = queue.batches[number:]
+    order: Order = (aim, queue.key, queue.serial + 1)
+    if old and old[0].order < order:
+        order = old[0].order
     ahead = line.ahead(order)
-    # 1. What is ahead in its own queue may be cut anew.
-    work = ahead.work
-    for batch in queue.batches[: first // step]:
-        work += batch_ns - batch.length_ns
-    own_ns = batch_ns if first + step < count else last_ns
-    finish = picture.finish(work, ahead.squares, own_ns)
-    first_aim = min(aim, order[0])
+    finish = picture.finish(ahead.work, ahead.squares, own_ns)
     if finish > first_aim:
         return finish, finish - first_aim
-    # 2. Those behind in its own queue: all have moved up by one.
-    place = first + step
-    behind = work + own_ns
-    while place < count:
-        length = batch_ns if place + step < count else last_ns
-        batch_aim = queue.aims[place - 1]
-        others = line.ahead((batch_aim, queue.key, 0))
-        known = line.ahead(order)
-        between = others.work - known.work
-        own_between = sum(
-            float(batch.length_ns)
-            for batch in queue.batches
-            if order <= batch.order < (batch_aim, queue.key, 0)
-        )
-        ends = picture.finish(behind + max(0.0, between - own_between), others.squares, length)
+    # 2. Those behind in its own queue, which may be cut anew.
+    behind = ahead.work + own_ns
+    for _, batch_aim, length_ns in cuts[number + 1 :]:
+        until: Order = (batch_aim, queue.key, 0)
+        before = line.ahead(until)
+        own_between = sum([float(it.length_ns) for it in old if order <= it.order < until])
+        between = max(0.0, before.work - ahead.work - own_between)
+        ends = picture.finish(behind + between, before.squares, length_ns)
         if ends > batch_aim:
             return finish, ends - batch_aim
-        behind += length
-        place += step
+        behind += length_ns
     # 3. Those behind in other queues have all that is more before them.
-    more = work + own_ns - ahead.work
-    grown = sum(batch.length_ns for batch in queue.batches[first // step :])
-    after = -(-(count - first) // step)
-    more += (after - 1) * batch_ns + last_ns - own_ns - grown if after > 1 else -grown
+    more = float(sum([it[2] for it in cuts[number:]]) - sum([it.length_ns for it in old]))
     trusted = queue.group.sees_all(queue)
     late = line.first_late(
         order, ahead, max(0.0, more), None, picture, grown=False, trusted=trusted

@@ -140,7 +140,7 @@ def _join(cell: Cell, queue: RouteQueue, request: Request, now: Instant) -> None
     queue.accepted_at = now
     enqueue(request, queue)
     if not group.crowded and queue.holders:
-        if len(group.waiting) > 1:
+        if len(group.queues) > 1:
             note_growth(queue, group.picture_of(queue, now, cell.settings))
         if not queue.takes_turns:
             queue.takes_turns = True

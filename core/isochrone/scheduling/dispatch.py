@@ -7,6 +7,7 @@ lanes the earliest free is served first; ties go to the worker's id.
 """
 
 from isochrone.scheduling.actions import Action, Infer
+from isochrone.scheduling.batching.deferral import ahead_ns, grows_until
 from isochrone.scheduling.batching.strategy import cut
 from isochrone.scheduling.cell import Cell
 from isochrone.scheduling.endings import end_queued
@@ -14,17 +15,17 @@ from isochrone.scheduling.groups import WorkerGroup
 from isochrone.scheduling.lanes import Execution, Lane
 from isochrone.scheduling.queues import NEVER, RouteQueue
 from isochrone.scheduling.requests import Request, RequestState
-from isochrone.units import Instant, Nanoseconds
+from isochrone.units import Instant
 
 
 def fill_lanes(cell: Cell, group: WorkerGroup, now: Instant, actions: list[Action]) -> None:
     """Send what may be sent now, and note when the next batch may be."""
     runnable = _runnable(group) if group.crowded else -1
-    ahead_ns = _ahead_ns(cell, group.tightest_ns, cell.settings.dispatch_ahead_share)
+    early_ns = ahead_ns(cell.settings, group.tightest_ns, cell.settings.dispatch_ahead_share)
     handed: list[Lane] = []
     """Lanes with room and nothing to run."""
     while group.waiting:
-        lane = group.take_lane(now, ahead_ns)
+        lane = group.take_lane(now, early_ns)
         if lane is None:
             if not handed:
                 group.closed_until = group.dispatch_at
@@ -36,8 +37,10 @@ def fill_lanes(cell: Cell, group: WorkerGroup, now: Instant, actions: list[Actio
         queue, head = found
         start = now + lane.residual_ns(now)
         factor = lane.speed.factor_at(now)
-        size, count = cut(queue, head, start, factor)
-        wait = _room_to_grow(cell, lane, queue, count, start, now)
+        # Half of what a reply may take pays for a start that was predicted a hair too early: a batch
+        # that admission counted on shall not fall apart for that.
+        size, count = cut(queue, head, start - cell.settings.reply_overhead_ns // 2, factor)
+        wait = grows_until(cell, lane, queue, count, start, now)
         if size and wait > now:
             handed.append(lane)
             group.dispatch_at = wait
@@ -55,29 +58,6 @@ def fill_lanes(cell: Cell, group: WorkerGroup, now: Instant, actions: list[Actio
         group.offer_lane(lane)
     if not group.waiting:
         group.dispatch_at = NEVER
-
-
-def _room_to_grow(
-    cell: Cell, lane: Lane, queue: RouteQueue, count: int, start: Instant, now: Instant
-) -> Instant:
-    """Return until when a batch of ``count`` should go on growing instead of being sent.
-
-    Only on a busy lane, so that it costs no time; and only if somebody is expected to join.
-    """
-    costs = queue.costs
-    if not lane.executions or count >= costs.full or queue.rows_max > 1:
-        return now
-    ahead_ns = _ahead_ns(cell, costs.target_ns, cell.settings.growing_ahead_share)
-    if start - ahead_ns <= now or not queue.expected(now, float(start - now)):
-        return now
-    return start - ahead_ns
-
-
-def _ahead_ns(cell: Cell, target_ns: Nanoseconds, share: float) -> Nanoseconds:
-    """Return how long before a lane is free its next batch is sent, where ``target_ns`` is at stake."""
-    settings = cell.settings
-    least_ns = min(settings.dispatch_ahead_ns, settings.dispatch_ahead_min_ns)
-    return max(least_ns, min(settings.dispatch_ahead_ns, int(target_ns * share)))
 
 
 def _runnable(group: WorkerGroup) -> int:

@@ -56,7 +56,7 @@ class SpeedEstimate:
         """The last ones, at most ``LONG_WINDOW``: so few that a list beats a deque."""
         self._squares: deque[float] = deque([self._seed_square] * settings.residual_seed)
         self._squares_sum = sum(self._squares)
-        self._peak = settings.margin_z * sigma
+        self._peak = settings.margin_z_min * sigma
         """The largest error of late, fading with each completion."""
         self._margin = self._peak
         self.factor = 1.0
@@ -82,7 +82,8 @@ class SpeedEstimate:
         """Return z·σ: what one execution may take longer than predicted, relative to that."""
         if self.idle_since is None:
             return self._margin
-        seed = self._settings.margin_z * sqrt(2 * self._seed_square)
+        settings = self._settings
+        seed = min(settings.margin_z, settings.margin_z_min) * sqrt(2 * self._seed_square)
         return seed + (self._margin - seed) * self._remaining(now, self.idle_since)
 
     def begin_work(self, now: Instant) -> None:
@@ -99,7 +100,7 @@ class SpeedEstimate:
             for index, square in enumerate(self._squares):
                 self._squares[index] = seed + (square - seed) * remaining
             self._squares_sum = sum(self._squares)
-            seed_peak = self._settings.margin_z * sqrt(2 * seed)
+            seed_peak = self._settings.margin_z_min * sqrt(2 * seed)
             self._peak = seed_peak + (self._peak - seed_peak) * remaining
             self._refresh()
 

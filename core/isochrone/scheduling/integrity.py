@@ -97,11 +97,8 @@ def _check_group(group: WorkerGroup) -> None:
     batches = [batch for block in group.line.blocks for batch in block.batches]
     assert len(batches) == sum(len(queue.batches) for queue in group.queues.values())
     for queue in group.queues.values():
-        step, batch_ns, last_ns = queue.shape(0, 0) if queue.aims else (1, 0, 0)
-        aims = queue.aims[::step]
-        assert [batch.aim for batch in queue.batches] == aims, queue.key
-        lengths = [batch_ns] * (len(aims) - 1) + [last_ns] * bool(aims)
-        assert [batch.length_ns for batch in queue.batches] == lengths, queue.key
+        cuts = [(aim, length_ns) for _, aim, length_ns in queue.cuts()]
+        assert [(batch.aim, batch.length_ns) for batch in queue.batches] == cuts, queue.key
         assert not queue.requests or queue.expires_at < NEVER, queue.key
 
 

@@ -7,10 +7,10 @@ only: what changes from request to request lives in ``queues`` and ``lanes``.
 from dataclasses import dataclass
 
 from isochrone.catalog import AccuracyMetric, Catalog, Profile, Variant
-from isochrone.demand import OverloadPolicy
+from isochrone.demand import AccuracyBound, OverloadPolicy
 from isochrone.errors import ManifestError
 from isochrone.ids import GroupId, PoolId, ServiceId, VariantId
-from isochrone.plan import Group, Plan, Route, ServicePlan
+from isochrone.plan import Group, Plan, Route, ServicePlan, meets_floor
 from isochrone.scheduling.batching.costs import BLOCKED_BATCHES, BatchCosts
 from isochrone.scheduling.estimates import seed_sigma
 from isochrone.scheduling.settings import Settings
@@ -26,7 +26,8 @@ class RouteView:
 
     ``weight`` is KAIROS's C: what the lane time of its workers is worth, 1 where the service has its
     fastest variant and less on slower workers. ``degraded``: only for those whom no other route can
-    answer in time. ``best_effort``: what cannot be on time is run when a worker is idle.
+    answer in time. ``best_effort``: what cannot be on time is run when a worker is idle. ``bound``: what
+    of the variant a floor is held against.
     """
 
     key: RouteKey
@@ -36,6 +37,7 @@ class RouteView:
     weight: float
     degraded: bool
     best_effort: bool
+    bound: AccuracyBound
 
     def admits(self, *, rows: int, version: str | None, floor_ppm: PartsPerMillion | None) -> bool:
         """Whether a request of ``rows`` with the client's own wishes may take this route."""
@@ -50,9 +52,7 @@ class RouteView:
             return False
         if floor_ppm is None:
             return True
-        if variant.accuracy.metric is AccuracyMetric.MAE:
-            return variant.accuracy.value_ppm <= floor_ppm
-        return variant.accuracy.lower_ppm >= floor_ppm
+        return meets_floor(variant.accuracy, floor_ppm, self.bound)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,6 +221,7 @@ def _view_routes(
                 weight=fastest / row_ns[route.group],
                 degraded=degraded,
                 best_effort=service.overload is OverloadPolicy.BEST_EFFORT,
+                bound=service.objectives.accuracy_bound,
             )
             for route, variant, costs in drafts
         ]

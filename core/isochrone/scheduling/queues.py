@@ -26,9 +26,31 @@ MEMORY_MIN_NS: Nanoseconds = 10 * MILLISECOND
 """Half-life of the rate at which a route is asked for: its target, but at least so much, or a burst
 would be all that is known."""
 
+SLOWNESS_SLACK = 0.05
+"""How far, relatively, workers' slowness may change before batches are cut otherwise."""
+
 Shape = tuple[int, Nanoseconds, Nanoseconds]
 """Requests per batch, the time of such a batch, and the time of the last one, which may be smaller.
 """
+
+
+Cut = tuple[int, Instant, Nanoseconds]
+"""A batch that will be cut: the place of its first request, the aim of that, and its time."""
+
+Newcomer = tuple[int, Instant, int]
+"""Who would join a queue: its place, its aim, and its rows."""
+
+
+def _filled(rows: list[int], first: int, limit: int) -> tuple[int, int]:
+    """Return where the batch from ``first`` on ends that holds ``limit`` rows, and what it holds.
+
+    It holds the first one, whatever that takes.
+    """
+    after, total = first + 1, rows[first]
+    while after < len(rows) and total + rows[after] <= limit:
+        total += rows[after]
+        after += 1
+    return after, total
 
 
 def spare_order(request: Request) -> tuple[bool, int, int]:
@@ -71,6 +93,7 @@ class RouteQueue:
         "rows",
         "rows_max",
         "serial",
+        "slowness",
         "solo_ns",
         "spare",
         "takes_turns",
@@ -81,6 +104,9 @@ class RouteQueue:
         self.key: RouteKey = route.key
         self.route = route
         self.costs = route.costs
+        """The route's, fitted to how slow the workers are."""
+        self.slowness = 1.0
+        """What they were fitted to."""
         self.group = group
         self.claim = claim
         self.holders: list[Lane] = group.holders_of(route.variant.id)
@@ -134,9 +160,20 @@ class RouteQueue:
     def replan(self, route: RouteView) -> None:
         """Follow a new plan's figures for the same route."""
         self.route = route
-        self.costs = route.costs
+        self.costs = route.costs.fit(self.slowness)
         self.solo_ns = sum(self.solo_of(request.rows) for request in self.requests)
         self._recount(0)
+
+    def fit(self, slowness: float) -> None:
+        """Cut batches as suits workers that take ``slowness`` times the profile, margin included."""
+        if abs(slowness - self.slowness) <= SLOWNESS_SLACK * self.slowness:
+            return
+        self.slowness = slowness
+        costs = self.route.costs.fit(slowness)
+        other = costs.full != self.costs.full
+        self.costs = costs
+        if other and self.requests:
+            self._recount(0)
 
     def shape(self, rows: int, more: int) -> Shape:
         """Return the shape of the backlog with ``more`` requests of ``rows`` in all.
@@ -155,6 +192,39 @@ class RouteQueue:
         step = max(1, costs.full * count // total_rows)
         each = -(-total // -(-count // step))
         return step, each, each
+
+    def cuts(self, begin: int = 0, newcomer: Newcomer | None = None) -> list[Cut]:
+        """Return the batches of what waits, from number ``begin`` on, as dispatch will cut them.
+
+        With ``newcomer``, as they will be once it has its place.
+        """
+        costs = self.costs
+        aims, place = self.aims, len(self.aims)
+        if newcomer is not None:
+            place = newcomer[0]
+            aims = [*aims[:place], newcomer[1], *aims[place:]]
+        cuts: list[Cut] = []
+        if self.rows_max == 1 and (newcomer is None or newcomer[2] <= 1):
+            for first in range(begin * costs.full, len(aims), costs.full):
+                count = min(costs.full, len(aims) - first)
+                cuts.append((first, aims[first], costs.tail_ns[count]))
+            return cuts
+        rows = [request.rows for request in self.requests]
+        if newcomer is not None:
+            rows.insert(place, newcomer[2])
+        first = 0
+        while first < len(rows):
+            head = rows[first]
+            total = _filled(rows, first, max(costs.full, self._cover(head)))[1]
+            size = costs.pick[total] if total <= costs.full else self._cover(total)
+            after, total = _filled(rows, first, max(size, self._cover(head)))
+            cuts.append((first, aims[first], self.solo_of(total)))
+            first = after
+        return cuts[begin:]
+
+    def _cover(self, rows: int) -> int:
+        cover = self.costs.cover
+        return cover[min(rows, len(cover) - 1)]
 
     def solo_of(self, rows: int) -> Nanoseconds:
         """Lane time of ``rows`` alone. Rows beyond a new plan's cap count as the cap."""
@@ -272,17 +342,18 @@ class RouteQueue:
 
     def _stand_in_line(self, place: int) -> None:
         """Bring the group's line in line with the queue, from ``place`` on."""
-        line, batches, aims = self.group.line, self.batches, self.aims
-        step, batch_ns, last_ns = self.shape(0, 0) if aims else (1, 0, 0)
-        count = -(-len(aims) // step)
+        line, batches = self.group.line, self.batches
+        first = 0
+        if self.rows_max == 1:
+            # The one before was the last, and may have grown since.
+            full = self.costs.full
+            first = max(0, min(place // full, -(-len(self.aims) // full) - 1) - 1)
+        cuts = self.cuts(first)
+        count = first + len(cuts)
         while len(batches) > count:
             line.remove(batches.pop())
-        first = 0 if self.rows_max > 1 else place // step
         renewed = False
-        # The one before was the last, and may have grown since.
-        for number in range(max(0, min(first, count - 1) - 1), count):
-            aim = aims[number * step]
-            length_ns = batch_ns if number < count - 1 else last_ns
+        for number, (_, aim, length_ns) in enumerate(cuts, first):
             if number < len(batches):
                 batch = batches[number]
                 if batch.aim == aim and not (renewed and batches[number - 1].aim == aim):

@@ -6,8 +6,8 @@ workers that join after their start-up and leave again, and the bill. The same f
 
 - a worker is paid for from the moment that it is asked for until it leaves, and joins, empty, after
   the start-up; the scheduler then loads what the plan wants there;
-- a service keeps its old routes until a full set of workers of its new ones has joined and had the
-  time to load; workers that only old routes need stay until then;
+- a service keeps its old routes until a full set of workers of its new ones has joined, had the time
+  to load, and been seen to have loaded (``SEEN_AFTER_NS``); workers that only old routes need stay until then;
 - what a group has too many leaves at once, the youngest first.
 
 The workers that the first plan wants are there from the beginning, loaded: nobody is charged for
@@ -17,7 +17,7 @@ comes first and the requests are run through it afterwards. Pure.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,9 @@ from isochrone.plan import EMPTY_PLAN, Group, Plan, Route, ServicePlan
 from isochrone.simulation.noise import Noise
 from isochrone.simulation.world import PlanChange, WorkerSpec
 from isochrone.units import HOUR, SECOND, Instant, Nanoseconds
+
+SEEN_AFTER_NS: Final[Nanoseconds] = 10 * SECOND
+"""How long after a load whoever switches routes knows of it: gateways report so often."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,7 +249,8 @@ def _ready(
         (it.group, it.variant) == (route.group, route.variant) for it in old.routes
     ):
         return True
-    since = [it.joins_at + loads[route.variant, group.pool] for it in state.live[group.id]]
+    load_ns = loads[route.variant, group.pool] + SEEN_AFTER_NS
+    since = [it.joins_at + load_ns for it in state.live[group.id]]
     return sum(at <= now for at in since) >= group.replicas
 
 

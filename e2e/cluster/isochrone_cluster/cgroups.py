@@ -15,6 +15,9 @@ from isochrone_cluster.places import CGROUP, NODES
 MOUNTS: Final = Path("/proc/self/mounts")
 UNIFIED: Final = Path("/sys/fs/cgroup")
 KILL_S: Final = 30.0
+WEIGHTS: Final = {"cpu.shares": "262144", "cpu.weight": "10000"}
+"""Of v1 and of v2, the most of each. Beside other processes of the machine the group of all pods counts as
+one process, and what is measured in them would be those others' doing: a node's cores are its pods'."""
 
 
 def _mounted(kind: str) -> tuple[Path, ...]:
@@ -49,6 +52,9 @@ def make() -> Path:
                 file = group / setting
                 if where != UNIFIED and file.exists() and not file.read_text().strip():
                     file.write_text((group.parent / setting).read_text())
+            for setting, most in WEIGHTS.items():
+                if group == top and (top / setting).exists():
+                    (top / setting).write_text(most)
             if where == UNIFIED and group.name != "system":
                 offered = (group / "cgroup.controllers").read_text().split()
                 (group / "cgroup.subtree_control").write_text(" ".join(f"+{c}" for c in offered))

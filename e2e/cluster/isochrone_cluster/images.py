@@ -10,15 +10,16 @@ import hashlib
 import json
 import os
 import shutil
-import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from isochrone_cluster import base_image, package_index
+from isochrone_cluster import base_image, image_archive, package_index
+from isochrone_cluster.client_tools import Json
 from isochrone_cluster.failures import ClusterError, run
 from isochrone_cluster.locks import held
 from isochrone_cluster.node import Node
@@ -27,11 +28,12 @@ from isochrone_cluster.programs import Progress
 
 FOLDER: Final = CACHE / "images"
 BUILD_S: Final = 1800.0
-PUSH_S: Final = 900.0
 SCRATCH: Final = "scratch-"
 SCRATCH_S: Final = 60.0
 STORE_MAX_BYTES: Final = 20 << 30
 """Layers with torch take 11 GB, twice that after its pins changed; what our own change adds is small."""
+LARGE_BYTES: Final = 1 << 30
+"""Beyond this an image's predecessor goes before it comes: with torch there may be no room for two."""
 
 _PAUSE: Final = 'FROM scratch\nCOPY catatonit /pause\nENTRYPOINT ["/pause", "-P"]\n'
 
@@ -180,22 +182,34 @@ class ImageStore:
         if not lacking:
             return
         self.progress(f"importing {tag} into {', '.join(node.name for node in lacking)}")
-        kept = self._names() - {tag}
+        repository, others = _repository(tag), self._names() - {tag}
+        old = {
+            node.name: {name for name in node.images() if _repository(name) == repository} - others
+            for node in lacking
+        }
+        with self._archive(identifier, tag, lacking) as archive:
+            if archive.size > LARGE_BYTES:
+                for node in lacking:
+                    node.remove_images(old[node.name])
+            complete = archive.left_out <= _shared_layers(lacking).keys()
+            if complete:
+                digest = _imported(archive, tag, lacking)
+        if not complete:
+            with self._archive(identifier, tag, lacking) as archive:
+                digest = _imported(archive, tag, lacking)
         for node in lacking:
-            # First, since with torch there may be no room for two. Containers that run stay.
-            stale = {n for n in node.images() if _repository(n) == _repository(tag)} - kept
-            node.remove_images(stale)
-        with scratch_folder() as scratch:
-            archive = scratch / "image.tar"
-            # Uncompressed: the archive lives for as long as the import of it takes.
-            push = ("push", "--disable-compression", identifier)
-            buildah(*push, f"oci-archive:{archive}:{tag}", timeout_s=PUSH_S)
-            digest = archive_digest(archive)
-            for node in lacking:
-                if node.images().get(tag) != digest:
-                    node.import_image(archive)
+            node.remove_images((old[node.name] - {tag}) & node.images().keys())
         record.parent.mkdir(exist_ok=True)
         record.write_text(digest, encoding="ascii")
+
+    @contextmanager
+    def _archive(
+        self, identifier: str, tag: str, nodes: Sequence[Node]
+    ) -> Iterator[image_archive.ImageArchive]:
+        """Lend the image as an archive of what any of ``nodes`` lacks."""
+        with scratch_folder() as scratch:
+            held = _shared_layers(nodes)
+            yield image_archive.write(buildah, identifier, tag=tag, held=held, folder=scratch)
 
     def load_pause(self, nodes: Sequence[Node]) -> None:
         """Bring the pause image to ``nodes``, building it when one lacks it."""
@@ -215,11 +229,20 @@ def _repository(name: str) -> str:
     return name.rpartition(":")[0]
 
 
-def archive_digest(archive: Path) -> str:
-    """Return the digest of the one image in an OCI ``archive``."""
-    with tarfile.open(archive) as tar:
-        member = tar.extractfile("index.json")
-        if member is None:
-            raise ClusterError(f"{archive}: index.json is no file")
-        index = json.load(member)
-    return str(index["manifests"][0]["digest"])
+def _shared_layers(nodes: Sequence[Node]) -> dict[str, Json]:
+    """Return the layers that all ``nodes`` hold, as ``Node.layers`` does."""
+    one, *others = [node.layers() for node in nodes]
+    return {
+        content: layer
+        for content, layer in one.items()
+        if all(other.get(content) == layer for other in others)
+    }
+
+
+def _imported(archive: image_archive.ImageArchive, tag: str, nodes: Sequence[Node]) -> str:
+    """Import ``archive`` into those of ``nodes`` that have it not; return its digest."""
+    lacking = [node for node in nodes if node.images().get(tag) != archive.digest]
+    with ThreadPoolExecutor(max_workers=len(nodes)) as side:
+        for done in [side.submit(node.import_image, archive.path) for node in lacking]:
+            done.result()
+    return archive.digest

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from isochrone_cluster import cgroups, credentials
+from isochrone_cluster.client_tools import Json
 from isochrone_cluster.failures import ClusterError, run
 from isochrone_cluster.places import CGROUP, CONTROL, POD_RANGE, NodePlace
 from isochrone_cluster.processes import Children, Program
@@ -157,6 +158,15 @@ class Node:
         """Return the digest of each image that the node has, by its name."""
         rows = [line.split() for line in self.ctr("images", "list").splitlines()[1:]]
         return {row[0]: row[2] for row in rows}
+
+    def layers(self) -> dict[str, Json]:
+        """Return the layers of the node's images: the descriptor of each, by the digest of its content."""
+        found: dict[str, Json] = {}
+        for digest in set(self.images().values()):
+            manifest = json.loads(self.ctr("content", "get", digest))
+            config = json.loads(self.ctr("content", "get", manifest["config"]["digest"]))
+            found |= zip(config["rootfs"]["diff_ids"], manifest["layers"], strict=True)
+        return found
 
     def import_image(self, archive: Path) -> None:
         """Import the image in ``archive`` (OCI, a tar), under the name that it carries."""

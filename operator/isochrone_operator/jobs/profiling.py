@@ -3,7 +3,7 @@
 Called by ``steps``, once for the generated variants of each Model and once for each ModelVariant
 that somebody wrote by hand. Pure but for ``room``, which notes what this look has given away. A
 profile bears the digest of what it was measured with; while it is not the wanted one, it is measured
-again, and the old profile stays in use.
+again, and the old profile stays in use. So does one that ``renewal`` does not believe, when it is due.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from isochrone.api.acceleratorpool import AcceleratorPool
 from isochrone.api.convert.catalogs import profile_object
 from isochrone.api.inferenceservice import InferenceService
 from isochrone.api.model import Model
-from isochrone.api.modelvariant import ModelVariant, PoolProfile
+from isochrone.api.modelvariant import ModelVariant, PoolProfile, ProfileDrift
 from isochrone.api.modelvariant import ProfileFailure as FailureObject
 from isochrone.api.resource import Resource
 from isochrone.build_document import (
@@ -34,8 +34,8 @@ from isochrone.build_document import (
 from isochrone.catalog import BackendName, ImageFamily
 from isochrone.errors import ManifestError
 from isochrone.fleet import Pool
-from isochrone.ids import split_qualified
-from isochrone.units import MILLISECOND
+from isochrone.ids import VariantId, split_qualified
+from isochrone.units import MILLISECOND, Instant
 from isochrone_operator import names
 from isochrone_operator.children.groups import image_of
 from isochrone_operator.jobs.attempts import (
@@ -53,6 +53,7 @@ from isochrone_operator.jobs.manifests import (
     job_plan,
     profile_pod,
 )
+from isochrone_operator.jobs.renewal import STALE, Doubt, Evidence, doubt, drift_of, drift_until
 from isochrone_operator.jobs.room import WAITING_FOR_NODE, Room
 from isochrone_operator.jobs.values import Phase, Profiled, Progress
 from isochrone_operator.reconciliation import Manifest
@@ -62,7 +63,7 @@ from isochrone_operator.snapshot import Job, Pod
 BUDGET: Final = ProfileBudget()
 SYNTHETIC_BUDGET: Final = ProfileBudget(cell_ns=200 * MILLISECOND, runs_max=200, tail_ns=0)
 """Nothing is to be found out about a time that is declared."""
-PROFILE_VERSION: Final = 1
+PROFILE_VERSION: Final = 2
 """Raised when profiles come to mean something else: all are then measured again."""
 PROFILED: Final = "Profiled"
 PROFILING: Final = "Profiling"
@@ -83,13 +84,15 @@ class ProfileFacts:
     """What of the snapshot concerns the profiles of one namespace.
 
     ``pools`` are those that the namespace may use, with their values; ``jobs`` by name; ``pods`` by
-    the Job that they belong to.
+    the Job that they belong to; ``seen`` is what gateways told of live executions.
     """
 
     pools: tuple[tuple[AcceleratorPool, Pool], ...]
     services: tuple[InferenceService, ...]
     jobs: Mapping[str, Job]
     pods: Mapping[str, Sequence[Pod]]
+    seen: Evidence
+    now: Instant
 
 
 @dataclass(slots=True)
@@ -102,6 +105,9 @@ class _Outcome:
     failed: dict[tuple[str, str], FailureObject] = field(default_factory=dict)
     measuring: list[str] = field(default_factory=list)
     waiting: list[str] = field(default_factory=list)
+    drifts: dict[tuple[str, str], ProfileDrift | None] = field(default_factory=dict)
+    doubts: dict[tuple[str, str], Doubt] = field(default_factory=dict)
+    wakes: list[Instant] = field(default_factory=list)
 
 
 def profile(target: Target, facts: ProfileFacts, room: Room, settings: Settings) -> Profiled:
@@ -133,6 +139,9 @@ def profile(target: Target, facts: ProfileFacts, room: Room, settings: Settings)
         failed=outcome.failed,
         measuring=tuple(outcome.measuring),
         waiting=tuple(outcome.waiting),
+        drifts=outcome.drifts,
+        doubts=outcome.doubts,
+        wake_at=min(outcome.wakes, default=None),
     )
 
 
@@ -160,8 +169,8 @@ class _Step:
         ]
         return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:BASIS_LENGTH]
 
-    def job(self, settings: Settings) -> JobPlan:
-        """Return the Job that measures all of the step's variants."""
+    def job(self, settings: Settings, rounds: Mapping[str, int]) -> JobPlan:
+        """Return the Job that measures all of the step's variants; ``rounds`` by their names."""
         model = convert.model(self.target.model)
         variants = sorted(self.variants, key=lambda variant: variant.identity)
         request = ProfileRequest(
@@ -175,6 +184,11 @@ class _Step:
             ),
             pool=_hardware_of(self.pool),
             budget=_budget(variants),
+            rounds={
+                VariantId(it.identity): rounds[it.metadata.name]
+                for it in variants
+                if rounds.get(it.metadata.name)
+            },
         )
         return job_plan(
             owner=self.target.owner,
@@ -202,15 +216,40 @@ def _profile_on(
         if (found := _known(it, pool, bases[it.metadata.name])) is not None
     }
     outcome.progress.update({(name, pool): found for name, found in known.items()})
-    if len(known) == len(bases):
+    in_use = {
+        it.metadata.name: found
+        for it in step.variants
+        for found in it.status.profiles
+        if found.pool == pool
+    }
+    rounds = _rounds(in_use, bases, facts, outcome)
+    renewed = {name for name in rounds if rounds[name] > in_use[name].round}
+    if len(known) == len(bases) and not renewed:
         return
-    plan = step.job(settings)
+    plan = step.job(settings, rounds)
     attempt = latest_attempt(plan.names, facts.jobs)
-    numbers = [*attempt.earlier, attempt.number]
     if attempt.state is AttemptState.DONE:
-        progress = _read(step, attempt, bases, outcome)
+        progress = _read(step, attempt, bases, rounds, outcome)
     else:
-        progress = _under_way(step, plan, attempt, facts, room)
+        # Nothing is bought to measure once more what there is a profile of.
+        may_grow = step.demanded and bool(bases.keys() - in_use.keys())
+        progress = _under_way(step, plan, attempt, facts, room, may_grow=may_grow)
+    _want(plan, attempt, progress, pool, outcome)
+    if progress.phase is not Phase.DONE:
+        outdated = {*bases} - {*known}
+        for name in sorted(outdated & {*in_use}):
+            message = f"on {pool}: measured with another artifact, accelerator or image"
+            outcome.doubts[name, pool] = Doubt(reason=STALE, message=message, due_at=facts.now)
+        _add_to_doubts({(name, pool) for name in renewed | outdated}, progress, outcome)
+    for name in bases:
+        outcome.progress.setdefault((name, pool), progress)
+
+
+def _want(
+    plan: JobPlan, attempt: Attempt, progress: Progress, pool: str, outcome: _Outcome
+) -> None:
+    """Note the Jobs that should exist, and what they hold or wait for."""
+    numbers = [*attempt.earlier, attempt.number]
     if progress.phase is Phase.WAITING:
         numbers.pop()
     if progress.phase is Phase.RUNNING:
@@ -219,8 +258,37 @@ def _profile_on(
         outcome.waiting.append(pool)
     for number in numbers:
         outcome.desired += job_objects(plan, plan.names[number])
-    for name in bases:
-        outcome.progress.setdefault((name, pool), progress)
+
+
+def _add_to_doubts(keys: set[tuple[str, str]], progress: Progress, outcome: _Outcome) -> None:
+    """Say beside each doubt how far its new measurement is."""
+    for key in sorted(keys & {*outcome.doubts}):
+        doubted = outcome.doubts[key]
+        outcome.doubts[key] = replace(doubted, message=f"{doubted.message}; {progress.message}")
+
+
+def _rounds(
+    in_use: Mapping[str, PoolProfile],
+    bases: Mapping[str, str],
+    facts: ProfileFacts,
+    outcome: _Outcome,
+) -> dict[str, int]:
+    """Return how often each current profile is to have been measured again; note what is doubtful."""
+    rounds: dict[str, int] = {}
+    for name, found in in_use.items():
+        key = (name, found.pool)
+        drift = drift_of(found, facts.seen.get(key, ()), facts.now)
+        outcome.drifts[key] = drift
+        doubted = doubt(found, drift, facts.now)
+        if doubted is not None:
+            outcome.doubts[key] = doubted
+        if found.basis != bases[name]:
+            continue
+        due = doubted is not None and doubted.due_at <= facts.now
+        rounds[name] = found.round + due
+        ahead = (drift_until(drift), None if doubted is None else doubted.due_at)
+        outcome.wakes += [at for at in ahead if at is not None and at > facts.now]
+    return rounds
 
 
 def _known(variant: ModelVariant, pool: str, basis: str) -> Progress | None:
@@ -235,7 +303,13 @@ def _known(variant: ModelVariant, pool: str, basis: str) -> Progress | None:
     return None
 
 
-def _read(step: _Step, attempt: Attempt, bases: Mapping[str, str], outcome: _Outcome) -> Progress:
+def _read(
+    step: _Step,
+    attempt: Attempt,
+    bases: Mapping[str, str],
+    rounds: Mapping[str, int],
+    outcome: _Outcome,
+) -> Progress:
     """Note what the report of a finished Job says; return what holds for whatever it leaves out."""
     pool = step.pool.id
     try:
@@ -245,7 +319,8 @@ def _read(step: _Step, attempt: Attempt, bases: Mapping[str, str], outcome: _Out
     for found in report.profiles:
         name = split_qualified(found.variant)[1]
         if name in bases:
-            written = profile_object(found.profile).model_copy(update={"basis": bases[name]})
+            marks = {"basis": bases[name], "round": rounds.get(name, 0)}
+            written = profile_object(found.profile).model_copy(update=marks)
             outcome.found[name, pool] = written
             outcome.progress[name, pool] = Progress(phase=Phase.DONE, reason=PROFILED, message="")
     for failure in report.failures:
@@ -270,7 +345,13 @@ def _note_failure(
 
 
 def _under_way(
-    step: _Step, plan: JobPlan, attempt: Attempt, facts: ProfileFacts, room: Room
+    step: _Step,
+    plan: JobPlan,
+    attempt: Attempt,
+    facts: ProfileFacts,
+    room: Room,
+    *,
+    may_grow: bool,
 ) -> Progress:
     pool = step.pool.id
     name = plan.names[attempt.number]
@@ -282,7 +363,7 @@ def _under_way(
         )
         return Progress(phase=Phase.FAILED, reason=PROFILE_JOB_FAILED, message=message)
     if attempt.state is AttemptState.ABSENT:
-        obstacle = room.obstacle(step.resource, may_grow=step.demanded)
+        obstacle = room.obstacle(step.resource, may_grow=may_grow)
         if obstacle is not None:
             return obstacle
         room.take(pool, plan.namespace, name)

@@ -33,9 +33,16 @@ from isochrone_operator.jobs.conditions import (
     listed,
 )
 from isochrone_operator.jobs.fetching import FETCH_FAILED, FETCHING
+from isochrone_operator.jobs.profile_statuses import (
+    doubts_of,
+    failures_of,
+    profiled_condition,
+    profiles_of,
+)
 from isochrone_operator.jobs.profiling import PROFILE_JOB_FAILED, PROFILED
+from isochrone_operator.jobs.renewal import NOISY, STALE
 from isochrone_operator.jobs.requests import INVALID_LOCATION, UNSUPPORTED_SCHEME
-from isochrone_operator.jobs.values import Built, Phase, Profiled, Progress
+from isochrone_operator.jobs.values import UNDER_WAY, Built, Phase, Profiled, Progress
 from isochrone_operator.reconciliation import Event, EventType, StatusWrite
 
 WAIT_MAX_NS: Final[Nanoseconds] = HOUR
@@ -45,11 +52,9 @@ FAILED_MAX: Final = 64
 READY: Final = "Ready"
 ARTIFACT_READY: Final = "ArtifactReady"
 ACCURACY_VERIFIED: Final = "AccuracyVerified"
-NO_POOL: Final = "NoPool"
 MODEL_MISSING: Final = "ModelMissing"
 ACCURACY_UNKNOWN: Final = "AccuracyUnknown"
 NO_USABLE_VARIANT: Final = "NoUsableVariant"
-_UNDER_WAY: Final = frozenset({Phase.RUNNING, Phase.WAITING})
 _MODEL_EVENTS: Final[Mapping[str, Mapping[str, EventType]]] = {
     READY: {
         "VariantsReady": EventType.NORMAL,
@@ -71,6 +76,8 @@ _MODEL_EVENTS: Final[Mapping[str, Mapping[str, EventType]]] = {
 _VARIANT_EVENTS: Final[Mapping[str, Mapping[str, EventType]]] = {
     PROFILED: {
         PROFILED: EventType.NORMAL,
+        STALE: EventType.WARNING,
+        NOISY: EventType.WARNING,
         "ProfileFailed": EventType.WARNING,
         PROFILE_JOB_FAILED: EventType.WARNING,
         "SomePoolsFailed": EventType.WARNING,
@@ -106,12 +113,12 @@ def variant_status(
     progress = {
         pool: found for (of, pool), found in sorted(profiled.progress.items()) if of == name
     }
-    profiles = _profiles(variant, profiled, pools)
-    failures = _failures(variant, profiled, progress)
+    profiles = profiles_of(variant, profiled, pools)
+    failures = failures_of(variant, profiled, progress)
     conditions = [
         _artifact(progress, profiles, failures, generated=generated),
         _verified(variant, accuracy),
-        _profiled(progress, profiles),
+        profiled_condition(progress, profiles, doubts_of(name, profiled, profiles)),
     ]
     ready = _variant_ready(conditions)
     return ModelVariantStatus(
@@ -177,7 +184,7 @@ def model_status(
         progress
         for each in profiled
         for progress in each.progress.values()
-        if progress.phase in _UNDER_WAY
+        if progress.phase in UNDER_WAY
     ]
     unresolved = [
         it for it in variants if not _holds(it, READY) and _is_under_way(it.metadata.name, profiled)
@@ -185,8 +192,8 @@ def model_status(
     too_long, wake_at = _waits(unresolved, now)
     ready = _model_ready(built, variants, usable, unresolved)
     conditions = [ready]
-    if built.progress.phase in _UNDER_WAY or under_way:
-        first = built.progress if built.progress.phase in _UNDER_WAY else under_way[0]
+    if built.progress.phase in UNDER_WAY or under_way:
+        first = built.progress if built.progress.phase in UNDER_WAY else under_way[0]
         conditions.append(_wanted("Reconciling", TRUE, first.reason, first.message))
     stalled = _stalled(built, ready, usable, under_way, too_long)
     if stalled is not None:
@@ -228,39 +235,6 @@ def _writes(
     )
 
 
-def _profiles(
-    variant: ModelVariant, profiled: Profiled, pools: frozenset[str]
-) -> tuple[PoolProfile, ...]:
-    """Return the profiles by pool: new ones over old ones, none of a pool that is gone.
-
-    Where the variant has failed to run, an older profile says nothing any more.
-    """
-    name = variant.metadata.name
-    kept = {
-        it.pool: it
-        for it in variant.status.profiles
-        if it.pool in pools and (name, it.pool) not in profiled.failed
-    }
-    kept |= {pool: found for (of, pool), found in profiled.found.items() if of == name}
-    return tuple(kept[pool] for pool in sorted(kept))
-
-
-def _failures(
-    variant: ModelVariant, profiled: Profiled, progress: Mapping[str, Progress]
-) -> tuple[FailureObject, ...]:
-    """Return what failed and has not been tried otherwise since."""
-    name = variant.metadata.name
-    kept = {
-        it.pool: it
-        for it in variant.status.profile_failures
-        if it.pool in progress
-        and (name, it.pool) not in profiled.found
-        and progress[it.pool].phase is Phase.FAILED
-    }
-    kept |= {pool: failure for (of, pool), failure in profiled.failed.items() if of == name}
-    return tuple(kept[pool] for pool in sorted(kept))
-
-
 def _artifact(
     progress: Mapping[str, Progress],
     profiles: Sequence[PoolProfile],
@@ -275,7 +249,7 @@ def _artifact(
         return _wanted(ARTIFACT_READY, TRUE, "Built", "the builder made it")
     if profiles:
         return _wanted(ARTIFACT_READY, TRUE, "Found", "the profiler loaded it by its digest")
-    under_way = any(it.phase in _UNDER_WAY for it in progress.values())
+    under_way = any(it.phase in UNDER_WAY for it in progress.values())
     message = "known when it has been profiled" if under_way else "nobody has looked for it yet"
     return _wanted(ARTIFACT_READY, UNKNOWN, "NotChecked", message)
 
@@ -304,46 +278,12 @@ def _verified(variant: ModelVariant, accuracy: Accuracy | None) -> Wanted:
     return _wanted(ACCURACY_VERIFIED, TRUE, found.source.value, message)
 
 
-def _profiled(progress: Mapping[str, Progress], profiles: Sequence[PoolProfile]) -> Wanted:
-    known = f"on {', '.join(it.pool for it in profiles)}" if profiles else ""
-    failed = [_on(pool, it) for pool, it in progress.items() if it.phase is Phase.FAILED]
-    under_way = [it for it in progress.values() if it.phase in _UNDER_WAY]
-    said = "; ".join(
-        part
-        for part in (
-            known,
-            listed(list(dict.fromkeys(it.message for it in under_way))),
-            listed(failed),
-        )
-        if part
-    )
-    if profiles:
-        reason = "SomePoolsFailed" if failed else PROFILED
-        return _wanted(PROFILED, TRUE, reason, said)
-    if under_way:
-        return _wanted(PROFILED, FALSE, under_way[0].reason, said)
-    if failed:
-        first = next(it for it in progress.values() if it.phase is Phase.FAILED)
-        return _wanted(PROFILED, FALSE, first.reason, said)
-    message = (
-        "no pool that this namespace may use runs this backend and has nodes; add an "
-        "AcceleratorPool, or allow the namespace to use one"
-    )
-    return _wanted(PROFILED, FALSE, NO_POOL, message)
-
-
-def _on(pool: str, progress: Progress) -> str:
-    prefix = f"on {pool}: "
-    return (
-        progress.message if progress.message.startswith(prefix) else f"{prefix}{progress.message}"
-    )
-
-
 def _variant_ready(conditions: Sequence[Wanted]) -> Wanted:
     """Return whether the variant can be planned with: there, measured somewhere, no guess."""
     for it in conditions:
-        declared = it.type == ACCURACY_VERIFIED and it.status is UNKNOWN
-        if it.status is not TRUE and not declared:
+        # Declared, or in doubt and being measured again: there is nothing better to plan with.
+        usable = it.status is UNKNOWN and it.type in {ACCURACY_VERIFIED, PROFILED}
+        if it.status is not TRUE and not usable:
             return _wanted(READY, FALSE, it.reason, it.message)
     return _wanted(READY, TRUE, "Usable", "it can be planned with")
 
@@ -388,7 +328,7 @@ def _stalled(
         return _wanted("Stalled", TRUE, built.progress.reason, built.progress.message)
     if too_long:
         return _wanted("Stalled", TRUE, "WaitingTooLong", too_long)
-    if usable or under_way or built.progress.phase in _UNDER_WAY:
+    if usable or under_way or built.progress.phase in UNDER_WAY:
         return None
     return _wanted("Stalled", TRUE, NO_USABLE_VARIANT, ready.message)
 
@@ -413,7 +353,7 @@ def _waits(variants: Sequence[ModelVariant], now: Instant) -> tuple[str, Instant
 
 def _is_under_way(name: str, profiled: Sequence[Profiled]) -> bool:
     return any(
-        of == name and progress.phase in _UNDER_WAY
+        of == name and progress.phase in UNDER_WAY
         for each in profiled
         for (of, _), progress in each.progress.items()
     )

@@ -20,6 +20,7 @@ from isochrone_operator.jobs.building import BuildFacts, build, is_building, own
 from isochrone_operator.jobs.competition import with_competition
 from isochrone_operator.jobs.manifests import store_claim
 from isochrone_operator.jobs.profiling import ProfileFacts, Target, profile
+from isochrone_operator.jobs.renewal import evidence
 from isochrone_operator.jobs.room import Room
 from isochrone_operator.jobs.statuses import (
     Written,
@@ -110,7 +111,7 @@ def _namespace_steps(
         pools=frozenset(it.metadata.name for it in snapshot.pools)
         | _unreadable("AcceleratorPool", "", snapshot),
         builds=_build_facts(namespace, models, variants, snapshot, settings),
-        profiles=_profile_facts(namespace, snapshot),
+        profiles=_profile_facts(namespace, snapshot, now),
     )
     busy = set(space.builds.busy)
     for model in models:
@@ -169,6 +170,8 @@ def _model_steps(
         steps.desired += found.desired
         steps.measuring.update(found.measuring)
         steps.waiting.update(found.waiting)
+        if found.wake_at is not None:
+            steps.wakes.append(found.wake_at)
         for variant in target.variants:
             status = variant_status(
                 variant,
@@ -211,7 +214,7 @@ def _build_facts(
     return BuildFacts(jobs=facts.jobs, pods=facts.pods, written=facts.written, busy=frozenset(busy))
 
 
-def _profile_facts(namespace: str, snapshot: Snapshot) -> ProfileFacts:
+def _profile_facts(namespace: str, snapshot: Snapshot, now: Instant) -> ProfileFacts:
     pools = []
     for resource in sorted(snapshot.pools, key=lambda it: it.metadata.name):
         if resource.spec.local is not None or resource.metadata.deletion_timestamp:
@@ -228,6 +231,8 @@ def _profile_facts(namespace: str, snapshot: Snapshot) -> ProfileFacts:
         ),
         jobs=_jobs(namespace, snapshot),
         pods=_pods(namespace, snapshot),
+        seen=evidence(namespace, snapshot.reports, now),
+        now=now,
     )
 
 

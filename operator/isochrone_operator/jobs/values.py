@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Final
 
-from isochrone.api.modelvariant import ModelVariant, PoolProfile, ProfileFailure
+from isochrone.api.modelvariant import ModelVariant, PoolProfile, ProfileDrift, ProfileFailure
 from isochrone.build_document import Failure
 from isochrone.catalog import Accuracy
 from isochrone.units import Instant
+from isochrone_operator.jobs.renewal import Doubt
 from isochrone_operator.reconciliation import Event, Manifest, StatusWrite
 from isochrone_operator.snapshot import ObjectRef
 
@@ -37,6 +39,9 @@ class Phase(Enum):
     RUNNING = "running"
     WAITING = "waiting"
     FAILED = "failed"
+
+
+UNDER_WAY: Final = frozenset({Phase.RUNNING, Phase.WAITING})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +78,8 @@ class Profiled:
 
     ``progress`` by (variant name, pool); ``found`` and ``failed`` are what this pass read from
     reports. ``measuring``: the pool of each Job that is there; ``waiting``: pools without a node.
+    ``drifts`` and ``doubts``, by the same keys, are of profiles in use; ``wake_at``: when one of them
+    should be looked at again.
     """
 
     desired: tuple[Manifest, ...] = ()
@@ -81,3 +88,6 @@ class Profiled:
     failed: Mapping[tuple[str, str], ProfileFailure] = field(default_factory=dict)
     measuring: tuple[str, ...] = ()
     waiting: tuple[str, ...] = ()
+    drifts: Mapping[tuple[str, str], ProfileDrift | None] = field(default_factory=dict)
+    doubts: Mapping[tuple[str, str], Doubt] = field(default_factory=dict)
+    wake_at: Instant | None = None

@@ -12,6 +12,7 @@ from isochrone.api.convert import plan_of
 from isochrone.ids import Namespace, PoolId, ServiceId, split_qualified
 from isochrone.plan import Plan, PlanReason
 from isochrone.planning import Problem, plan
+from isochrone.planning.changing import change_uph
 from isochrone.planning.judge import violations
 from isochrone.planning.problem import nodes_bill_uph
 from isochrone.units import ONE_PPM, Instant, Nanoseconds
@@ -71,7 +72,8 @@ def best_plan(problem: Problem, unsettled: frozenset[Namespace]) -> Plan:
         return calm
     mixed = spliced(problem, best, calm, unsettled)
     saving_ppm = problem.settings.switch_saving_ppm
-    cheaper = mixed.cost_uph * ONE_PPM <= calm.cost_uph * (ONE_PPM - saving_ppm)
+    more_uph = change_uph(problem, mixed) - change_uph(problem, calm)
+    cheaper = (mixed.cost_uph + more_uph) * ONE_PPM <= calm.cost_uph * (ONE_PPM - saving_ppm)
     return mixed if cheaper and not violations(problem, mixed) else calm
 
 

@@ -12,6 +12,7 @@ from isochrone.ids import GroupId, Namespace, VariantId
 from isochrone.units import SECOND, Instant, Nanoseconds
 from isochrone_operator import names
 from isochrone_operator.snapshot import (
+    REPORT_FRESH_NS,
     Deployment,
     Observed,
     ObservedService,
@@ -21,8 +22,6 @@ from isochrone_operator.snapshot import (
     Snapshot,
 )
 
-REPORT_FRESH_NS: Final[Nanoseconds] = 60 * SECOND
-"""Agents report at least every 10 s: after six of those nothing is known of a gateway."""
 STARVING_NS: Final[Nanoseconds] = 10 * SECOND
 """How long a pod may find no node before its worker counts as one that there is no room for."""
 

@@ -77,7 +77,8 @@ def held_back(
 
 def _kept(served: ServicePlan, target: Plan) -> ServicePlan:
     """Return ``served`` without the routes of ``target`` that a change had begun to add to it."""
-    if len(served.routes) < 2:  # noqa: PLR2004 - old and new stand side by side only in a change
+    # Old and new stand side by side only in a change; a mix of pools has several routes for good.
+    if len(served.routes) < 2 or served.mixed:  # noqa: PLR2004
         return served
     goal = target.service(served.service)
     aims = set() if goal is None else {(it.variant, it.group) for it in goal.routes}

@@ -27,8 +27,9 @@ from isochrone_operator.reconcile.capacity import PoolLook, every_pool, fleet_of
 from isochrone_operator.reconcile.facts import Facts
 from isochrone_operator.reconcile.frozen import BUDGET, Unread, frozen_cells, unread_of
 from isochrone_operator.reconcile.memory import Learned, Memory, Rest
-from isochrone_operator.reconcile.rates import NOTHING_LEARNED, sized
+from isochrone_operator.reconcile.rates import NOTHING_LEARNED, sized, with_learned
 from isochrone_operator.reconcile.rest import rested, sleeps_at
+from isochrone_operator.reconcile.sizes import with_mix
 from isochrone_operator.settings import Settings
 from isochrone_operator.snapshot import Snapshot
 
@@ -109,13 +110,17 @@ def take_in(
         own[value.id] = value.load
         memory = memories.get(value.namespace, Memory())
         cell = facts.get(value.namespace)
-        size = sized(
+        taught = memory.learned.get(resource.metadata.name, NOTHING_LEARNED)
+        seen = None if cell is None else cell.observed(value.id)
+        size = sized(value.load, taught, seen, now)
+        learned[value.id] = with_mix(
+            size.learned,
+            taught,
             value.load,
-            memory.learned.get(resource.metadata.name, NOTHING_LEARNED),
-            None if cell is None else cell.observed(value.id),
-            now,
+            None if seen is None else seen.rows,
+            percentile_ppm=value.objectives.percentile_ppm,
+            now=now,
         )
-        learned[value.id] = size.learned
         if size.wake_at is not None:
             wakes.append(size.wake_at)
         idle_ns = resource.spec.scaling.scale_to_zero_after
@@ -123,14 +128,14 @@ def take_in(
             after_ns = parse_duration(idle_ns)
             rest = rested(
                 memory.resting.get(resource.metadata.name, Rest()),
-                None if cell is None else cell.observed(value.id),
+                seen,
                 after_ns,
                 now,
             )
             resting[value.id] = rest
             wakes += [at for at in [sleeps_at(rest, after_ns)] if at is not None]
             value = replace(value, suspended=rest.asleep)
-        wanted.append(replace(value, load=size.load))
+        wanted.append(replace(value, load=with_learned(value.load, learned[value.id])))
     existing = {it.identity for it in snapshot.models}
     of_models = [it for it in there.values() if _model_of(it) in existing]
     usable = [it for it in variants if _model_of(it) in known and _is_ready(it)]

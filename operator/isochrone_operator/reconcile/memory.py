@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from isochrone.api.servingplan import ServingPlan
+from isochrone.demand import SizeShare
 from isochrone.plan import Group, ServicePlan
 from isochrone.units import Instant, Nanoseconds
 
@@ -46,7 +47,8 @@ class Learned:
 
     ``expected`` and ``peak`` are what it is sized for beside its declared load; 0: nothing learned.
     ``above_since`` and ``below_since``: since when the traffic has been beyond that, or far below.
-    ``moved_at``: when the size last changed, ``rising`` whether upwards.
+    ``moved_at``: when the size last changed, ``rising`` whether upwards. ``mix``: the sizes of requests
+    where they have drifted from the declared ones, and ``mixed_at`` when that last changed.
     """
 
     expected: float = 0.0
@@ -55,6 +57,8 @@ class Learned:
     below_since: Instant | None = None
     moved_at: Instant | None = None
     rising: bool = False
+    mix: tuple[SizeShare, ...] = ()
+    mixed_at: Instant | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

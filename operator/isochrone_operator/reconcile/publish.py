@@ -69,7 +69,8 @@ def standing(plan: ServingPlan, fleet: Fleet, catalog: Catalog) -> Plan:
 def running(plans: Mapping[Namespace, Plan]) -> Plan | None:
     """Return all plans in force as one, for the planner; None where there is none.
 
-    A service between two routes counts as served by the last of them, which is the new one.
+    A service between two routes counts as served by the last of them, which is the new one; one on a
+    mix of pools has several for good.
     """
     if not plans:
         return None
@@ -86,6 +87,8 @@ def running(plans: Mapping[Namespace, Plan]) -> Plan | None:
 
 
 def _single(served: ServicePlan) -> ServicePlan:
+    if served.mixed:
+        return served
     routes = tuple(replace(it, share_ppm=ONE_PPM) for it in served.routes[-1:])
     return replace(served, routes=routes)
 

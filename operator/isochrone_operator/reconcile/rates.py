@@ -55,7 +55,9 @@ def sized(own: Load, known: Learned, seen: ObservedService | None, now: Instant)
 
 
 def with_learned(own: Load, learned: Learned) -> Load:
-    """Return ``own``, or as much more as was learned."""
+    """Return ``own``, or as much more as was learned, in the mix of sizes that was learned."""
+    if learned.mix:
+        own = replace(own, sizes=learned.mix)
     if learned.peak <= own.peak_rate_rps:
         return own
     return replace(

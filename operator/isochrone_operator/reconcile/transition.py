@@ -248,7 +248,9 @@ def _step(cell: _Cell, crowded: frozenset[GroupId]) -> Step:
     goals = {it.service: it for it in cell.goal.services}
     there = {it.service: it for it in cell.current.services}
     ready = tuple(it for it in cell.moving if _ready(cell, goals[it], crowded))
-    stepwise = bool(cell.lacking) or any(len(ways(cell.current, it)) > 1 for it in cell.moving)
+    stepwise = bool(cell.lacking) or any(
+        len(there[it].routes) > 1 and not there[it].mixed for it in cell.moving
+    )
     switching = ready if stepwise or len(ready) == len(cell.moving) else ()
     services: list[ServicePlan] = []
     for goal in cell.goal.services:
@@ -258,7 +260,7 @@ def _step(cell: _Cell, crowded: frozenset[GroupId]) -> Step:
         before = there[goal.service]
         kept = _carried(cell, before)
         if stepwise:
-            kept = replace(kept, routes=_blended(cell, before, goal))
+            kept = replace(kept, routes=_blended(cell, before, goal), mixed=False)
         services.append(kept)
     plan = replace(
         cell.goal,

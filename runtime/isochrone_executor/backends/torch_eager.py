@@ -27,6 +27,9 @@ GRAPH_BYTES_MAX: Final = 64 << 20
 """A graph of a hundred thousand steps is about 20 MB of JSON."""
 WARM_UP_RUNS: Final = 2
 """The first run picks oneDNN kernels and grows the allocator; the second finds both settled."""
+_GRAPH: Final = msgspec.json.Decoder(GraphDocument)
+"""Made here, in one thread: two that make the first decoder of nested structures at once crash msgspec, and a
+build loads variants in several threads."""
 
 DTYPES: Final[dict[Datatype, torch.dtype]] = {
     Datatype.BOOL: torch.bool,
@@ -143,7 +146,7 @@ def read_graph(path: Path) -> GraphDocument:
         if path.stat().st_size > GRAPH_BYTES_MAX:
             message = f"{path}: larger than {GRAPH_BYTES_MAX} bytes: no graph of ours"
             raise ArtifactError(message)
-        return msgspec.json.decode(path.read_bytes(), type=GraphDocument)
+        return _GRAPH.decode(path.read_bytes())
     except (OSError, msgspec.DecodeError) as error:
         message = f"{path}: cannot be read as a graph: {error}; build the variant again"
         raise ArtifactError(message) from error

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from isochrone.api.common import LocalRef, exact_duration, exact_ratio
+from isochrone.api.common import LocalRef, billionths, exact_duration, exact_ratio
 from isochrone.api.model import Model, Tensor
 from isochrone.api.modelvariant import (
     BatchTiming,
@@ -11,6 +11,7 @@ from isochrone.api.modelvariant import (
     ModelVariantSpec,
     ModelVariantStatus,
     PoolProfile,
+    ProfileNoise,
     VariantArtifact,
 )
 from isochrone.api.resource import Metadata
@@ -20,6 +21,7 @@ from isochrone.catalog import (
     Artifact,
     BatchProfile,
     Catalog,
+    Noise,
     Precision,
     Profile,
     TensorSpec,
@@ -28,7 +30,7 @@ from isochrone.catalog import (
 from isochrone.catalog import Model as Signature
 from isochrone.errors import ManifestError
 from isochrone.ids import ModelId, PoolId, VariantId, qualify, split_qualified
-from isochrone.units import parse_duration, parse_ratio
+from isochrone.units import ONE_PPM, PartsPerMillion, parse_duration, parse_rate, parse_ratio
 
 
 def catalog(models: Sequence[Model], variants: Sequence[ModelVariant]) -> Catalog:
@@ -146,7 +148,25 @@ def profile(given: PoolProfile) -> Profile:
         tail_samples=given.tail_samples,
         measured_at=given.measured_at,
         runtime=given.runtime,
+        noise=None if given.noise is None else _noise(given.noise),
+        interference_ppm=_ppm(given.interference),
     )
+
+
+def _noise(given: ProfileNoise) -> Noise:
+    return Noise(
+        taken_ppm=None if given.taken is None else parse_ratio(given.taken),
+        spread_ppm=_ppm(given.spread),
+        others_ppm=parse_ratio(given.others),
+    )
+
+
+def _ppm(factor: str | None) -> PartsPerMillion | None:
+    return None if factor is None else round(parse_rate(factor) * ONE_PPM)
+
+
+def _factor(ppm: PartsPerMillion | None) -> str | None:
+    return None if ppm is None else billionths(ppm / ONE_PPM)
 
 
 def variant_object(given: Variant) -> ModelVariant:
@@ -213,4 +233,15 @@ def profile_object(given: Profile) -> PoolProfile:
         tail_samples=given.tail_samples,
         measured_at=given.measured_at,
         runtime=given.runtime,
+        noise=None if given.noise is None else _noise_object(given.noise),
+        interference=_factor(given.interference_ppm),
+    )
+
+
+def _noise_object(given: Noise) -> ProfileNoise:
+    return ProfileNoise(
+        noisy=given.noisy,
+        taken=None if given.taken_ppm is None else exact_ratio(given.taken_ppm),
+        spread=_factor(given.spread_ppm),
+        others=exact_ratio(given.others_ppm),
     )

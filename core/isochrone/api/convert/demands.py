@@ -79,6 +79,7 @@ def objectives(given: ServiceObjectives) -> Objectives:
         percentile_ppm=parse_percentile(given.latency.percentile),
         accuracy_floor_ppm=parse_ratio(given.accuracy_floor),
         cost_budget_uph=None if budget is None else parse_money(budget),
+        accuracy_bound=given.accuracy_bound,
     )
 
 
@@ -92,6 +93,7 @@ def objectives_object(given: Objectives) -> ServiceObjectives:
         ),
         accuracy_floor=exact_ratio(given.accuracy_floor_ppm),
         cost_budget_per_hour=None if budget is None else format_money(budget),
+        accuracy_bound=given.accuracy_bound,
     )
 
 

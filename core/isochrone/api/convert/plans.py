@@ -144,6 +144,7 @@ def _service_object(service: ServicePlan) -> PlannedService:
         overload=service.overload,
         priority=service.priority,
         degraded_routes=tuple(_route_object(it, namespace) for it in service.degraded_routes),
+        mixed=service.mixed,
     )
 
 
@@ -250,6 +251,7 @@ def _service(given: PlannedService, namespace: Namespace) -> ServicePlan:
         overload=given.overload,
         priority=given.priority,
         degraded_routes=tuple(_route(it, namespace) for it in given.degraded_routes),
+        mixed=given.mixed,
     )
 
 

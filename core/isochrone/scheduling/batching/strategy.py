@@ -2,9 +2,7 @@
 
 Asked by ``dispatch``. The rule: among the batches that let the head still be on time, the one that
 the cost tables call cheapest for what is waiting, which is a full one as soon as there is enough.
-Nothing waits *for* a batch on an idle worker: batches form while the worker is busy, and dispatch
-sends the next one only just before it is free (the deferral of Symphony, arXiv 2308.07470, bounded
-by the time that the worker is busy anyway, so that it costs no latency).
+For how long a batch goes on growing before it is cut, ``batching.deferral`` says.
 """
 
 from isochrone.scheduling.queues import RouteQueue

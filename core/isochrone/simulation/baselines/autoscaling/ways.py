@@ -11,8 +11,8 @@ from isochrone.catalog import Catalog
 from isochrone.demand import Isolation, Service
 from isochrone.fleet import Fleet
 from isochrone.ids import GroupId, PoolId, ServiceId, VariantId, split_qualified
-from isochrone.plan import Group, Plan, Route, ServicePlan
-from isochrone.planning.problem import AccuracyBound, may_use, meets_floor
+from isochrone.plan import Group, Plan, Route, ServicePlan, meets_floor
+from isochrone.planning.problem import may_use
 from isochrone.units import ONE_PPM, SECOND, Bytes, MicroDollarsPerHour, Nanoseconds
 
 
@@ -41,8 +41,8 @@ def ways_of(
     """
     found = []
     for variant in catalog.variants_of(service.model):
-        floor_ppm = service.objectives.accuracy_floor_ppm
-        if not meets_floor(variant.accuracy, floor_ppm, AccuracyBound.VALUE):
+        promised = service.objectives
+        if not meets_floor(variant.accuracy, promised.accuracy_floor_ppm, promised.accuracy_bound):
             continue
         for pool in fleet.pools:
             profile = variant.profile(pool.id)
