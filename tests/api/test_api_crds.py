@@ -165,7 +165,7 @@ def test_printer_columns_show_fields_that_exist(kind: type[Resource]) -> None:
             continue
         for step in path.replace("[*]", ".[*]").split(".")[1:]:
             node = node["items"] if step == "[*]" else node["properties"][step]
-        if "[*]" not in column.path:
+        if "[*]" not in path:
             assert node["type"] == column.type, column.name
 
 
