@@ -20,6 +20,8 @@ SERVICE: Final = STEADY
 NAMESPACE: Final = STEADY
 RATE: Final = 10.0
 OPERATOR_TAKEOVER_S: Final = 20.0
+HELD_MAX: Final = 8
+"""Requests that one executor has: a batch of four that runs, and one that is to follow."""
 
 
 def load(product: Product, objects: Objects, *, seconds: float) -> Load:
@@ -110,8 +112,8 @@ def test_a_killed_executor_costs_at_most_what_it_held(product: Product, steady: 
         go_on(20)
         tally = running.tally()
 
-    # What the lost executor held is done again elsewhere or refused: nobody sees an error.
-    check(tally, lost_max=0)
+    # What the lost executor held is done again elsewhere; where it is the only one, it fails, and is told so.
+    check(tally, lost_max=HELD_MAX)
 
 
 @pytest.mark.parametrize("part", ["API server", "etcd"])

@@ -102,14 +102,14 @@ def test_applied_again_it_is_unchanged_and_shows_no_difference(
 
 
 def test_an_edit_on_the_clients_side_is_followed(steady: Objects, written: Path) -> None:
-    write(written, target="1600ms")
+    write(written, target="900ms")
 
     assert "configured" in steady.kubectl("apply", f"--filename={written}")
 
     steady.wait("inferenceservice", SERVICE, "Ready", timeout_s=READY_S)
     plan: Any = steady.kubectl.get("splan", "isochrone", *where())
     services = {each["name"]: each for each in plan["spec"]["services"]}
-    assert services[SERVICE]["objectives"]["latency"]["target"] == "1600ms"
+    assert services[SERVICE]["objectives"]["latency"]["target"] == "900ms"
 
 
 def test_the_servers_side_takes_over_what_the_clients_side_applied(

@@ -165,7 +165,9 @@ def test_an_edit_is_planned_again_without_a_failed_request(
         # More accurate means slower: with room also where variants were measured on a busy machine.
         objectives = {"accuracyFloor": "0.775", "latency": {"target": "1s"}}
         demand = {"expectedRate": "3", "peakRate": "4"}
-        patch = {"spec": {"objectives": objectives, "load": demand}}
+        # And somewhere else, so that there is something to do whichever variant serves by now.
+        placement = {"pools": ["cpu-spare"]}
+        patch = {"spec": {"objectives": objectives, "load": demand, "placement": placement}}
         photos.kubectl(
             *("patch", "infsvc", SERVICE, "--namespace", NAMESPACE, "--type=merge"),
             f"--patch={json.dumps(patch)}",

@@ -15,9 +15,9 @@ from isochrone_cluster.places import CGROUP, NODES
 MOUNTS: Final = Path("/proc/self/mounts")
 UNIFIED: Final = Path("/sys/fs/cgroup")
 KILL_S: Final = 30.0
-WEIGHTS: Final = {"cpu.shares": "262144", "cpu.weight": "10000"}
-"""Of v1 and of v2, the most of each. Beside other processes of the machine the group of all pods counts as
-one process, and what is measured in them would be those others' doing: a node's cores are its pods'."""
+WEIGHTS: Final = {"cpu.shares": "16384", "cpu.weight": "1600"}
+"""Of v1 and of v2: sixteen processes'. By itself the group of all pods would count as one beside the machine's
+others, and what is measured in pods would be the others' doing. Much more would starve the kernel's threads."""
 
 
 def _mounted(kind: str) -> tuple[Path, ...]:
@@ -52,9 +52,9 @@ def make() -> Path:
                 file = group / setting
                 if where != UNIFIED and file.exists() and not file.read_text().strip():
                     file.write_text((group.parent / setting).read_text())
-            for setting, most in WEIGHTS.items():
+            for setting, weight in WEIGHTS.items():
                 if group == top and (top / setting).exists():
-                    (top / setting).write_text(most)
+                    (top / setting).write_text(weight)
             if where == UNIFIED and group.name != "system":
                 offered = (group / "cgroup.controllers").read_text().split()
                 (group / "cgroup.subtree_control").write_text(" ".join(f"+{c}" for c in offered))
