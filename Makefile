@@ -69,7 +69,7 @@ demo: setup ## Real models, planned, served and loaded on this machine; report i
 	@$(BIN)/isochrone demo
 
 ALONE := local
-PROCESSES := cli docs executor gateway
+PROCESSES := cli docs executor gateway operator
 ROOMS := $(filter-out %/__pycache__,$(patsubst %/,%,$(wildcard tests/*/)))
 
 # Two lanes side by side: one mostly waits (for processes, sockets and models), the other mostly computes.
