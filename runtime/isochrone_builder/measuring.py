@@ -80,12 +80,15 @@ def record_key(job: Job, backend: BackendName, rounds: int) -> str:
     )
 
 
-def measurement_of(job: Job, key: str, records: Records) -> tuple[Measured, bool]:
-    """Return what ``job`` measures, from the records or from a process, and which of the two."""
+def measurement_of(job: Job, key: str, records: Records, *, renew: bool) -> tuple[Measured, bool]:
+    """Return what ``job`` measures, and whether it is from the records rather than from a process.
+
+    A noisy record that is due is measured again where ``renew`` says that this may help.
+    """
     record = records.read("measurements", key)
     if record is not None:
         known = msgspec.convert(record, Measured)
-        if known.is_due(datetime.now(UTC)):
+        if renew and known.is_due(datetime.now(UTC)):
             return measure_again(known, job, key, records), False
         return known, True
     measurement = _run_worker(job)

@@ -4,7 +4,8 @@ Called by the command line, and by the builder's Jobs on a node of the pool. Eac
 measured in a fresh process pinned to the given cores, through the backend that the executor uses;
 what was measured is recorded by variant, cores, budget, versions and CPU, and is not measured
 again, unless there was noise: that is measured once more when the others are done, and again by later
-calls, less and less often; the quieter one is kept, and says that it is noisy. Pooled tails are computed
+calls, less and less often, as long as it helps: once the noise has lasted, the others are left for later.
+The quieter one is kept, and says that it is noisy. Pooled tails are computed
 from the records of all variants together (see ``tails``), of the quiet ones where those suffice.
 """
 
@@ -116,6 +117,7 @@ def measure(
     fresh: list[int] = []
     failures: list[ProfileFailure] = []
     total = len(variants) + 1
+    noise_lasts = False
 
     def tell(step: str, subject: str, done: int, *, cached: bool) -> None:
         progress(Progress(step=step, subject=subject, done=done, total=total, cached=cached))
@@ -124,7 +126,7 @@ def measure(
         cached = False
         try:
             job, key = _job(variant, cores, store, budget, rounds.get(variant.id, 0))
-            found, cached = measurement_of(job, key, records)
+            found, cached = measurement_of(job, key, records, renew=not noise_lasts)
         except ArtifactError as error:
             failures.append(
                 ProfileFailure(variant=variant.id, code=PROFILE_FAILED, reason=bounded(str(error)))
@@ -132,15 +134,17 @@ def measure(
         else:
             if not cached:
                 fresh.append(len(measured))
+                noise_lasts = noise_lasts or (found.tries > 1 and found.noisy)
             sound.append(variant)
             measured.append(found)
         tell("profile", variant.id, done, cached=cached)
-    for place in fresh:  # by now the noise may be over
-        if measured[place].noisy:
+    for place in fresh:  # by now the noise may be over; where it is not, a later call asks again
+        if measured[place].noisy and not noise_lasts:
             variant = sound[place]
             job, key = _job(variant, cores, store, budget, rounds.get(variant.id, 0))
             with contextlib.suppress(ArtifactError):  # it ran before
                 measured[place] = measure_again(measured[place], job, key, records)
+            noise_lasts = measured[place].noisy
             tell("again", variant.id, len(variants), cached=False)
     if not measured:
         return ProfileReport(profiles=(), failures=tuple(failures))
@@ -249,7 +253,8 @@ def _tail_run(
         spare_core=None,
     )
     try:
-        return measurement_of(job, record_key(job, variants[place].backend, 0), Records(store))
+        key = record_key(job, variants[place].backend, 0)
+        return measurement_of(job, key, Records(store), renew=True)
     except ArtifactError:
         return None, False  # it ran before; the tail then rests on the samples that there are
 

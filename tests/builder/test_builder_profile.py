@@ -63,24 +63,24 @@ POOL = Pool(
 CORE = max(os.sched_getaffinity(0))
 
 
-def synthetic(store: Path) -> Variant:
+def synthetic(store: Path, name: str = "net") -> Variant:
     """Return a variant in ``store`` that waits for a millisecond, awake."""
     digest = make_synthetic_artifact(
         store,
-        model="lab/net",
+        model=f"lab/{name}",
         inputs=[TENSOR],
         outputs=[TENSOR],
         batch_ns={1: MILLISECOND},
         load_ns=MILLISECOND,
-        architecture="net",
+        architecture=name,
         precision=Precision.FP32,
         noise_sigma=0.0,
         weights_bytes=MIB,
     )
     return Variant(
-        id=VariantId("lab/net"),
-        model=ModelId("lab/net"),
-        architecture="net",
+        id=VariantId(f"lab/{name}"),
+        model=ModelId(f"lab/{name}"),
+        architecture=name,
         precision=Precision.FP32,
         backend=BackendName.SYNTHETIC,
         batch_sizes=(1,),
@@ -143,6 +143,18 @@ def test_what_is_noisy(
     noisy: bool,  # noqa: FBT001 - a parameter
 ) -> None:
     assert Noise(taken_ppm=taken_ppm, spread_ppm=spread, others_ppm=0).noisy is noisy
+
+
+def test_where_the_noise_lasts_the_others_are_left_for_later(tmp_path: Path) -> None:
+    if host_load.read((CORE,)).waited_ns is None:
+        pytest.skip("this kernel does not count what threads wait for a core")
+    variants = [synthetic(tmp_path, name) for name in ("first", "second", "third")]
+    seen: list[Progress] = []
+    with company(CORE):
+        loud = profile_variants(variants, POOL, (CORE,), tmp_path, seen.append, BUDGET)
+
+    assert all(it.noise is not None and it.noise.noisy for it in loud)
+    assert [it.step for it in seen] == [*["profile"] * 3, "again", "tail"]
 
 
 def test_a_profile_made_beside_others_on_its_core_knows_it_and_is_made_again_when_it_is_due(
