@@ -16,6 +16,8 @@ from isochrone_e2e.install import Product
 from isochrone_e2e.load import Load, Tally
 from isochrone_e2e.waiting import Objects
 
+pytestmark = pytest.mark.extended
+
 SERVICE: Final = STEADY
 NAMESPACE: Final = STEADY
 RATE: Final = 10.0

@@ -187,9 +187,19 @@ def test_it_stays_synced_while_the_operator_works(followed: Followed) -> None:
     objects = followed.objects
     with undisturbed(followed):
         # The operator heals what somebody deletes, and Argo CD compares all the while.
-        objects.kubectl("delete", "deployment", "isochrone-gateway", "--namespace", TEAM)
+        gateway = ("deployment", "isochrone-gateway", "--namespace", TEAM)
+        before = objects.kubectl.path(*gateway, path="{.metadata.uid}")
+        objects.kubectl("delete", *gateway)
         compared = followed.application("photo-tags")["reconciledAt"]
-        objects.wait("inferenceservice", SERVICE, "Ready", "False", timeout_s=READY_S)
+        wait_until(
+            "the operator has made it anew",
+            lambda: objects.kubectl.path(*gateway, path="{.metadata.uid}") not in {"", before},
+            timeout_s=READY_S,
+        )
+        objects.kubectl(
+            *("rollout", "status", *gateway, f"--timeout={READY_S:.0f}s"),
+            timeout_s=READY_S + 10,
+        )
         objects.wait("inferenceservice", SERVICE, "Ready", timeout_s=READY_S)
         wait_until(
             "Argo CD has compared again",

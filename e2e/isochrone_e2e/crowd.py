@@ -56,10 +56,13 @@ class Crowd:
 
 @contextmanager
 def _fake_nodes(product: Product, namespaces: int) -> Iterator[None]:
-    """Lend KWOK's nodes, enough for two executors in each namespace, and keep pods off the real ones."""
+    """Lend KWOK's nodes, enough for four executors in each namespace, and keep pods off the real ones.
+
+    What is planned while services still arrive may take more than what is planned in the end.
+    """
     real = [node.name for node in product.cluster.nodes]
     with kwok(product.cluster):
-        count = -(-2 * namespaces // PER_NODE)
+        count = -(-4 * namespaces // PER_NODE)
         capacity = {"cpu": "256", "memory": "1Ti"}
         labels = {LABEL: "true"}
         add_nodes(

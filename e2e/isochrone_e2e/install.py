@@ -97,7 +97,11 @@ class Product:
             "images": images,
             "store": {"storageClassName": volumes.CLASS},
             "gateway": {"cpu": "200m", "memory": "512Mi"},
-            "operator": {"resources": {"requests": {"cpu": "50m", "memory": "128Mi"}}},
+            # What is no longer needed goes at once: two cores have no room for it.
+            "operator": {
+                "resources": {"requests": {"cpu": "50m", "memory": "128Mi"}},
+                "dwell": "5s",
+            },
             # Switched on also where there is no Karpenter: that must do no harm.
             "engines": {"karpenter": True},
         } | self.values
