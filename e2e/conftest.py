@@ -111,13 +111,13 @@ ORDER: Final = (
     "test_cluster.py",
     "test_cluster_parts.py",
     "test_validation.py",
-    # Needs the nodes' whole CPUs, which the service that the next ones share would take.
+    # These need the nodes' whole CPUs, of which the service that the next ones share would take some.
     "test_photo_tags.py",
     "test_fetch.py",
+    "test_pools.py",
     "test_serving.py",
     "test_kubectl.py",
     "test_crashes.py",
-    "test_pools.py",
     "test_scale.py",
     # These take the product away, and bring it back by other hands.
     "test_helm.py",
