@@ -18,7 +18,7 @@ from isochrone.errors import ArtifactError, ManifestError, SetupError
 from isochrone.fleet import Fleet, Pool
 from isochrone.plan_document import PlanDocument
 from isochrone.planning import Problem, plan
-from isochrone.units import parse_ratio
+from isochrone.units import MILLISECOND, parse_ratio
 from isochrone_cli.console import Say
 from isochrone_cli.machine import Machine, local_host
 
@@ -226,13 +226,15 @@ def _profile_on(
     from isochrone_builder.profile import profile_variants  # noqa: PLC0415 - see the top
     from isochrone_builder.request import ProfileBudget  # noqa: PLC0415
 
+    # Half of what a Job takes: somebody waits, and what is served corrects the median.
+    budget = ProfileBudget(cell_ns=750 * MILLISECOND, cell_max_ns=1_500 * MILLISECOND)
     with say.steps(f"profiling on {pool.id}") as done:
 
         def report(progress: "Progress") -> None:
             cached = " (cached)" if progress.cached else ""
             done(progress.done, progress.total, f"{pool.id}: {progress.subject}{cached}")
 
-        profiles = profile_variants(variants, pool, cores, store, report, ProfileBudget())
+        profiles = profile_variants(variants, pool, cores, store, report, budget)
     noisy = sum(it.noise is not None and it.noise.noisy for it in profiles)
     if noisy:
         say(
