@@ -8,6 +8,7 @@ the configuration says so (both ends verify the other's certificate and name).
 """
 
 import asyncio
+import socket
 import ssl
 import time
 from collections.abc import Sequence
@@ -30,13 +31,16 @@ from isochrone.protocol.messages import (
     Welcome,
 )
 from isochrone.protocol.session import Role, Session, State
-from isochrone.units import SECOND, Bytes, Instant, Nanoseconds
+from isochrone.units import MIB, SECOND, Bytes, Instant, Nanoseconds
 from isochrone_gateway.config import ExecutorAddress, GatewayConfig
 from isochrone_process.credentials import Credentials
 from isochrone_process.log import Log
 
 OFFSET_SAMPLES: Final = 8
 """Pings behind the estimate of a remote clock: the quickest of the last ones is believed."""
+
+SEND_BUFFER_BYTES: Final[Bytes] = 4 * MIB
+"""Asked of the kernel for a Unix socket; it may grant less."""
 
 CLOSE_S_MAX: Final = 2.0
 """How long a closed connection may take to send what is unsent, before it is cut off."""
@@ -236,6 +240,11 @@ class _Wire(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        if not self._timed:
+            # A Unix socket holds what its sender's buffer allows. With the usual 208 KiB a batch of two
+            # images would wait in this process, and the executor for this process, between two runs.
+            connection: socket.socket = transport.get_extra_info("socket")
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         self.is_connected = True
         self._heard = time.monotonic_ns()
 
