@@ -7,6 +7,8 @@ list scheduling, 1969, with lanes left out that are busy beyond it; exact for on
 
     now + that level + its own execution + margin
 
+and, while much is refused, ``overload`` has the newcomer leave a reserve besides.
+
 The newcomer is checked, and then every batch behind it, as far as the group's ``line`` cannot say
 that they have time enough.
 
@@ -102,7 +104,7 @@ def _place(queue: RouteQueue, rows: int, aim: Instant, picture: Picture) -> tupl
     # 2. It joins a batch …
     if own is not None:
         finish = picture.finish(ahead.work, ahead.squares, last_ns)
-        late = finish - order[0]
+        late = finish + _reserve_ns(queue, rows, finish, picture) - order[0]
         if late <= 0 and last_ns > own.length_ns:
             late = line.first_late(
                 order, ahead, last_ns, own, picture, grown=False, trusted=trusted
@@ -115,7 +117,7 @@ def _place(queue: RouteQueue, rows: int, aim: Instant, picture: Picture) -> tupl
         work += ahead.extra
         own_ns = float(grown_ns(queue, 1, work, picture))
     finish = picture.finish(work, ahead.squares, own_ns)
-    late = finish - aim
+    late = finish + _reserve_ns(queue, rows, finish, picture) - aim
     if late <= 0:
         late = line.first_late(order, ahead, own_ns, None, picture, grown=grown, trusted=trusted)
     return finish, late
@@ -123,7 +125,7 @@ def _place(queue: RouteQueue, rows: int, aim: Instant, picture: Picture) -> tupl
 
 def _place_amid(queue: RouteQueue, newcomer: Newcomer, picture: Picture) -> tuple[float, float]:
     """Do the same for one that comes amid its queue, or a queue of requests of several rows."""
-    place, aim, _ = newcomer
+    place, aim, rows = newcomer
     line = queue.group.line
     # 1. Its own batch; those before it in its queue stay as they are.
     cuts = queue.cuts(0, newcomer)
@@ -135,8 +137,9 @@ def _place_amid(queue: RouteQueue, newcomer: Newcomer, picture: Picture) -> tupl
         order = old[0].order
     ahead = line.ahead(order)
     finish = picture.finish(ahead.work, ahead.squares, own_ns)
-    if finish > first_aim:
-        return finish, finish - first_aim
+    late = finish + _reserve_ns(queue, rows, finish, picture) - first_aim
+    if late > 0:
+        return finish, late
     # 2. Those behind in its own queue, which may be cut anew.
     behind = ahead.work + own_ns
     for _, batch_aim, length_ns in cuts[number + 1 :]:
@@ -155,6 +158,13 @@ def _place_amid(queue: RouteQueue, newcomer: Newcomer, picture: Picture) -> tupl
         order, ahead, max(0.0, more), None, picture, grown=False, trusted=trusted
     )
     return finish, late
+
+
+def _reserve_ns(queue: RouteQueue, rows: int, finish: float, picture: Picture) -> float:
+    """Return what a newcomer that ends at ``finish`` must leave for a slow spell to come."""
+    alone_ns = queue.costs.cover_ns[rows] * picture.fastest * (1 + picture.margin)
+    wait_ns = finish - picture.now - alone_ns
+    return queue.group.overload.reserve_ns(wait_ns, picture.settings)
 
 
 def grown_ns(queue: RouteQueue, size: int, ahead_ns: float, picture: Picture) -> Nanoseconds:

@@ -138,6 +138,7 @@ def _join(cell: Cell, queue: RouteQueue, request: Request, now: Instant) -> None
         assert offer is not None, queue.key
         promise(offer, queue.route.variant.id, on_demand=False)
     queue.accepted_at = now
+    group.overload.note(refused=False)
     enqueue(request, queue)
     if not group.crowded and queue.holders:
         if len(group.queues) > 1:
@@ -276,6 +277,7 @@ def _count_refusal(
         return NO_GROUPS
     if refusal is Reason.OVERLOAD:
         queue.overloaded_at = wish.now
+        queue.group.overload.note(refused=True)
         queue.group.shares.note_refusal(queue.claim, wish.now, cell.settings.active_window_ns)
     return _note_demand(queue, wish.rows, refusal, wish.now)
 

@@ -14,6 +14,7 @@ from isochrone.scheduling.demand import Demand
 from isochrone.scheduling.fairness import Shares
 from isochrone.scheduling.lanes import Lane, TransferKind
 from isochrone.scheduling.line import Line
+from isochrone.scheduling.overload import Overload
 from isochrone.scheduling.picture import Picture
 from isochrone.scheduling.plan_view import GroupView, RouteKey
 from isochrone.scheduling.queues import LONG_AGO, NEVER, RouteQueue
@@ -59,6 +60,7 @@ class WorkerGroup:
         "lanes",
         "line",
         "number",
+        "overload",
         "queues",
         "queues_to",
         "ready_at",
@@ -84,6 +86,7 @@ class WorkerGroup:
         self.wake_at: Instant = NEVER
         """When its earliest entry among ``wakes`` is."""
         self.line = Line()
+        self.overload = Overload()
         self.turns: deque[RouteQueue] = deque()
         """Waiting queues whose growth is estimated anew, in turn."""
         self._home = 0

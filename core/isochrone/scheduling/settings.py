@@ -57,6 +57,10 @@ class Settings:
     figures set 2.5. On a shared host that is too little: `isochrone demo` with it was late for 1 %,
     in a run on a host so noisy that it was void."""
 
+    overload_reserve: float = 0.1
+    """While much is refused, newcomers must end so much of their wait before their aim (see
+    ``overload``): about what a shared host's slow spells last longer than its median."""
+
     peak_memory: int = 256
     """Completions after which the largest error counts for a third of what it was."""
 
@@ -169,6 +173,7 @@ class Settings:
             "window_slack_ns",
             "margin_z",
             "margin_z_min",
+            "overload_reserve",
             "load_margin",
         ):
             if getattr(self, name) < 0:
