@@ -1,10 +1,10 @@
 """What a builder is asked and what it answers, as values and as files.
 
-Three things are asked: to fetch sources (with a network, parsing nothing), to build variants, and to
-profile them. The requests are made by the command line (from Model objects) and by the operator (for its Jobs,
-as ``request.json``); the reports are made by ``isochrone_builder`` and read by both. A file is the
-JSON of one value with its kind and a format number. A Job prints its report as the last line of
-its standard output, behind ``RESULT_MARK``.
+Four things are asked: to fetch sources (with a network, parsing nothing), to build variants, to find out how
+accurate one is that was not built, and to profile them. The requests are made by the command line (from
+Model objects) and by the operator (for its Jobs, as ``request.json``); the reports are made by
+``isochrone_builder`` and read by both. A file is the JSON of one value with its kind and a format number. A
+Job prints its report as the last line of its standard output, behind ``RESULT_MARK``.
 """
 
 import hashlib
@@ -16,6 +16,7 @@ from urllib.parse import unquote
 import msgspec
 
 from isochrone.catalog import (
+    Accuracy,
     AccuracyMetric,
     BackendName,
     Model,
@@ -201,11 +202,12 @@ class VariantProfile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ProfileFailure:
-    """A variant that could not be profiled: a CamelCase ``code``, and why, for a person.
+class VariantFailure:
+    """A variant that could not be measured: a CamelCase ``code``, and why, for a person.
 
     ``ArtifactMissing``: the store does not hold it. ``ArtifactMismatch``: what the store holds is
     something else than was asked for. ``ProfileFailed``: it does not load, or does not run.
+    ``AccuracyUnknown``: there is nothing to measure its accuracy on, or it does not run.
     """
 
     variant: VariantId
@@ -216,6 +218,7 @@ class ProfileFailure:
 ARTIFACT_MISSING: Final = "ArtifactMissing"
 ARTIFACT_MISMATCH: Final = "ArtifactMismatch"
 PROFILE_FAILED: Final = "ProfileFailed"
+ACCURACY_UNKNOWN: Final = "AccuracyUnknown"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,7 +226,27 @@ class ProfileReport:
     """Profiles and failures, each in the order of the request."""
 
     profiles: tuple[VariantProfile, ...]
-    failures: tuple[ProfileFailure, ...]
+    failures: tuple[VariantFailure, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccuracyRequest:
+    """One variant that somebody wrote by hand, whose accuracy is asked for.
+
+    ``model`` says what it is measured on; of its architectures, which are that of the variant or none,
+    nothing is made but the fp32 original that the variant is compared with.
+    """
+
+    model: BuildRequest
+    variant: Variant
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccuracyReport:
+    """What was found out about the variant: one of the two, and never both."""
+
+    accuracy: Accuracy | None = None
+    failure: VariantFailure | None = None
 
 
 Document = TypeVar(
@@ -234,6 +257,8 @@ Document = TypeVar(
     BuildReport,
     ProfileRequest,
     ProfileReport,
+    AccuracyRequest,
+    AccuracyReport,
 )
 
 _KINDS: Final[dict[type, str]] = {
@@ -243,6 +268,8 @@ _KINDS: Final[dict[type, str]] = {
     BuildReport: "build-report",
     ProfileRequest: "profile-request",
     ProfileReport: "profile-report",
+    AccuracyRequest: "accuracy-request",
+    AccuracyReport: "accuracy-report",
 }
 
 

@@ -92,7 +92,12 @@ FAILED: Final = "failed"
 ROLLED_BACK: Final = "rolled_back"
 PLAN_RESULTS: Final = (ACCEPTED, INFEASIBLE, FAILED, ROLLED_BACK)
 SUCCEEDED: Final = "succeeded"
-_JOB_KINDS: Final = (names.STEP_FETCH, names.STEP_BUILD, names.STEP_PROFILE)
+_JOB_KINDS: Final = (
+    names.STEP_FETCH,
+    names.STEP_BUILD,
+    names.STEP_ACCURACY,
+    names.STEP_PROFILE,
+)
 _OTHER: Final = "other"
 _INFEASIBLE: Final = frozenset(it.value for it in PlanReason if it is not PlanReason.FEASIBLE)
 _KINDS: Final = {

@@ -1,6 +1,6 @@
 """Turns the answers of a reference and a variant into an accuracy with a 95 % bound. Pure.
 
-Called by ``build``. With labels, the metric is measured: top1 with Wilson's interval (1927), which holds
+Called by ``workbench``. With labels, the metric is measured: top1 with Wilson's interval (1927), which holds
 near 0 and 1 as the normal one does not; f1, macro-averaged, with a percentile bootstrap (Efron 1979);
 mae with the normal interval of its mean. For mae smaller is better, and its ``lower`` bound is the
 worse end, which is the upper one.
@@ -87,9 +87,12 @@ def wilson_lower(successes: int, samples: int) -> float:
 
 
 def measured(
-    scores: Scores, labels: NDArray[np.generic], metric: AccuracyMetric, reference: Scores
+    scores: Scores,
+    labels: NDArray[np.generic],
+    metric: AccuracyMetric,
+    reference: Scores | None,
 ) -> Accuracy:
-    """Return the accuracy of ``scores`` against ``labels``, by ``metric``.
+    """Return the accuracy of ``scores`` against ``labels``, by ``metric``; no agreement without ``reference``.
 
     Raises ``ArtifactError`` when the labels are not of the metric's kind, or do not fit the scores.
     """
@@ -109,14 +112,32 @@ def measured(
         value, lower = right / len(labels), wilson_lower(right, len(labels))
     else:
         value, lower = macro_f1(answers, labels), _f1_lower(answers, labels)
+    agreement_ppm = None
+    if reference is not None:
+        agreement_ppm = _ppm(float((answers == reference.argmax(axis=1)).mean()))
     return Accuracy(
         value_ppm=_ppm(value),
         lower_ppm=_ppm(min(value, lower)),
         metric=metric,
         samples=len(labels),
         source=AccuracySource.MEASURED,
-        agreement_ppm=_ppm(float((answers == reference.argmax(axis=1)).mean())),
+        agreement_ppm=agreement_ppm,
     )
+
+
+def unlabeled(
+    scores: Scores,
+    declared_ppm: PartsPerMillion | None,
+    metric: AccuracyMetric,
+    reference: Scores,
+) -> Accuracy:
+    """Return what is left of ``declared_ppm``, which is of ``reference``, in ``scores``.
+
+    Raises as ``estimated`` and ``estimated_mae`` do.
+    """
+    if metric is AccuracyMetric.MAE:
+        return estimated_mae(declared_ppm, reference, scores)
+    return estimated(declared_ppm, expected_drop(reference, scores), metric)
 
 
 def macro_f1(answers: NDArray[np.generic], labels: NDArray[np.generic]) -> float:

@@ -1,7 +1,7 @@
 """Which precisions each backend can be made in: known without reading the model.
 
-Called by ``build`` before it reads an archive, so that what can never be made costs nothing, and by
-``generate``.
+Called by ``build`` and ``workbench`` before they read an archive, so that what can never be made costs
+nothing, and by ``generate``.
 """
 
 from collections.abc import Mapping

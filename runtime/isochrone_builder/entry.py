@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Final, NoReturn
@@ -20,6 +21,7 @@ import msgspec
 
 from isochrone.build_document import (
     RESULT_MARK,
+    AccuracyRequest,
     BuildRequest,
     FetchRequest,
     ProfileRequest,
@@ -51,6 +53,8 @@ def main(arguments: Sequence[str]) -> int:
                 report = _fetch(given)
             case "build":
                 report = _build(given)
+            case "accuracy":
+                report = _accuracy(given)
             case "profile":
                 report = _profile(given)
             case _:
@@ -82,9 +86,24 @@ def _build(given: argparse.Namespace) -> bytes:
             localized(request, given.sources, given.store),
             given.store,
             _tell,
-            threads=given.threads or len(os.sched_getaffinity(0)),
+            threads=_threads(given),
         )
     return encode_report(report)
+
+
+def _accuracy(given: argparse.Namespace) -> bytes:
+    request = decode(_read(given.request), AccuracyRequest)
+    from isochrone_builder.judging import judge  # noqa: PLC0415 - only this command needs it
+
+    model = localized(request.model, given.sources, given.store)
+    with _output_as_errors():
+        report = judge(replace(request, model=model), given.store, _tell, threads=_threads(given))
+    return encode_report(report)
+
+
+def _threads(given: argparse.Namespace) -> int:
+    threads: int = given.threads or len(os.sched_getaffinity(0))
+    return threads
 
 
 def _profile(given: argparse.Namespace) -> bytes:
@@ -172,8 +191,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     fetch = commands.add_parser("fetch", help="bring what a Model names elsewhere into the store")
     build = commands.add_parser("build", help="make a Model's variants and measure their accuracy")
+    accuracy = commands.add_parser("accuracy", help="find out how accurate one variant is")
     profile = commands.add_parser("profile", help="measure variants on this machine")
-    for command in (fetch, build, profile):
+    for command in (fetch, build, accuracy, profile):
         command.add_argument(
             "--request", required=True, type=Path, metavar="FILE", help="what to do, as JSON"
         )
@@ -184,16 +204,21 @@ def _parser() -> argparse.ArgumentParser:
         help="where Secrets are mounted, a folder each; no other credentials are then used "
         "(default: those of this process's environment)",
     )
-    build.add_argument(
-        "--sources",
-        type=Path,
-        default=Path(SOURCES_DIRECTORY),
-        metavar="DIR",
-        help="where claims are mounted (default: %(default)s)",
-    )
-    build.add_argument(
-        "--threads", type=int, default=0, metavar="N", help="default: every core of this process"
-    )
+    for command in (build, accuracy):
+        command.add_argument(
+            "--sources",
+            type=Path,
+            default=Path(SOURCES_DIRECTORY),
+            metavar="DIR",
+            help="where claims are mounted (default: %(default)s)",
+        )
+        command.add_argument(
+            "--threads",
+            type=int,
+            default=0,
+            metavar="N",
+            help="default: every core of this process",
+        )
     profile.add_argument(
         "--cores",
         type=_cores,
@@ -203,7 +228,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     synthetic = commands.add_parser("synthetic", help="put a variant that only takes time there")
     add_synthetic_arguments(synthetic)
-    for command in (fetch, build, profile, synthetic):
+    for command in (fetch, build, accuracy, profile, synthetic):
         command.add_argument(
             "--store", required=True, type=Path, metavar="DIR", help="the artifact store"
         )

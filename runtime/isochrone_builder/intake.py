@@ -1,6 +1,6 @@
 """Opens an architecture's artifact, whatever its format, as something to make variants from.
 
-Called by ``build``. Imports an engine's reader only when that is needed: each takes seconds.
+Called by ``workbench``. Imports an engine's reader only when that is needed: each takes seconds.
 """
 
 import zipfile

@@ -16,22 +16,21 @@ from pathlib import Path
 from typing import Final
 
 from isochrone.build_document import (
-    ARTIFACT_MISMATCH,
-    ARTIFACT_MISSING,
     PROFILE_FAILED,
     ProfileBudget,
-    ProfileFailure,
     ProfileReport,
     ProfileRequest,
+    VariantFailure,
     VariantProfile,
     bounded,
     runs_on,
 )
-from isochrone.catalog import BackendName, Profile, TensorSpec, Variant
+from isochrone.catalog import BackendName, Profile, Variant
 from isochrone.errors import ArtifactError, SetupError
 from isochrone.fleet import Pool, Vendor
 from isochrone.ids import VariantId
 from isochrone_builder.cores import require_cores, spare_core
+from isochrone_builder.declared import mismatch
 from isochrone_builder.measuring import Measured, measure_again, measurement_of, record_key
 from isochrone_builder.profile_worker import Job
 from isochrone_builder.records import Records, exclusive
@@ -46,7 +45,6 @@ from isochrone_builder.tails import (
     samples_needed,
 )
 from isochrone_builder.versions import engine_version, hardware
-from isochrone_executor.artifacts import MANIFEST_NAME, read_manifest, variant_directory
 
 BATCH_SIZE_MAX: Final = 8
 """Largest batch size that is profiled, unless a variant has none so small: on CPUs larger ones save
@@ -93,7 +91,7 @@ def profile_request(
     refused = [
         failure
         for variant in request.variants
-        if (failure := _mismatch(request, variant, store)) is not None
+        if (failure := _obstacle(request, variant, store)) is not None
     ]
     out = {failure.variant for failure in refused}
     sound = [variant for variant in request.variants if variant.id not in out]
@@ -115,7 +113,7 @@ def measure(
     sound: list[Variant] = []
     measured: list[Measured] = []
     fresh: list[int] = []
-    failures: list[ProfileFailure] = []
+    failures: list[VariantFailure] = []
     total = len(variants) + 1
     noise_lasts = False
 
@@ -129,7 +127,7 @@ def measure(
             found, cached = measurement_of(job, key, records, renew=not noise_lasts)
         except ArtifactError as error:
             failures.append(
-                ProfileFailure(variant=variant.id, code=PROFILE_FAILED, reason=bounded(str(error)))
+                VariantFailure(variant=variant.id, code=PROFILE_FAILED, reason=bounded(str(error)))
             )
         else:
             if not cached:
@@ -160,47 +158,13 @@ def measure(
     )
 
 
-def _mismatch(request: ProfileRequest, variant: Variant, store: Path) -> ProfileFailure | None:
-    """Return what the store lacks, or holds otherwise than the request declares it."""
+def _obstacle(request: ProfileRequest, variant: Variant, store: Path) -> VariantFailure | None:
+    """Return why ``variant`` cannot be measured as the request declares it."""
     model, vendor = request.model, request.pool.vendor
     if not runs_on(variant.backend, vendor):
         reason = f"backend {variant.backend.value} does not run on accelerators of {vendor.value}"
-        return ProfileFailure(variant=variant.id, code=PROFILE_FAILED, reason=reason)
-    sha256 = variant.artifact.sha256
-    if not (variant_directory(store, sha256) / MANIFEST_NAME).is_file():
-        reason = (
-            f"the store holds no artifact {sha256}: put the variant that has this digest into it, "
-            "or name one that is there"
-        )
-        return ProfileFailure(variant=variant.id, code=ARTIFACT_MISSING, reason=reason)
-    try:
-        manifest, _ = read_manifest(store, sha256)
-    except ArtifactError as error:
-        return ProfileFailure(
-            variant=variant.id, code=ARTIFACT_MISMATCH, reason=bounded(str(error))
-        )
-    lacking = sorted(set(variant.batch_sizes) - set(manifest.batch_sizes))
-    sides = (
-        ("backend", variant.backend.value, manifest.backend.value),
-        ("precision", variant.precision.value, manifest.precision.value),
-        ("inputs", _signature(model.inputs), _signature(manifest.inputs)),
-        ("outputs", _signature(model.outputs), _signature(manifest.outputs)),
-        ("batch sizes that it lacks", "[]", str(lacking)),
-    )
-    for what, wanted, found in sides:
-        if wanted != found:
-            reason = (
-                f"artifact {sha256[:12]}…: {what}: the Model and the ModelVariant declare "
-                f"{wanted}, the artifact has {found}"
-            )
-            return ProfileFailure(
-                variant=variant.id, code=ARTIFACT_MISMATCH, reason=bounded(reason)
-            )
-    return None
-
-
-def _signature(specs: tuple[TensorSpec, ...]) -> str:
-    return ", ".join(f"{it.name} {it.datatype.value} {list(it.shape)}" for it in specs)
+        return VariantFailure(variant=variant.id, code=PROFILE_FAILED, reason=reason)
+    return mismatch(variant, model.inputs, model.outputs, store)
 
 
 def _tails(measured: Sequence[Measured]) -> TailRatios:

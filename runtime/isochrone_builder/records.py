@@ -1,6 +1,6 @@
 """Remembers finished steps beside the store, by the digest of all that they depend on.
 
-Called by ``build`` and ``profile``. A record is ``<store>/records/<kind>/<key>``, written to a
+Called by ``workbench`` and ``profile``. A record is ``<store>/records/<kind>/<key>``, written to a
 temporary name and renamed, so that a killed build leaves whole records or none, and the next build
 goes on from there. One builder works on a store at a time: ``exclusive`` holds an advisory lock,
 which the kernel frees when its holder dies.

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from isochrone.build_document import (
+    AccuracyReport,
+    AccuracyRequest,
     ArchitectureRequest,
     BuildReport,
     BuildRequest,
@@ -19,6 +21,8 @@ from isochrone.build_document import (
 )
 
 __all__ = [
+    "AccuracyReport",
+    "AccuracyRequest",
     "ArchitectureRequest",
     "BuildReport",
     "BuildRequest",

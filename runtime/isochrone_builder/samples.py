@@ -1,6 +1,6 @@
 """Opens what URIs name: artifacts, and validation sets with their rows checked.
 
-Called by ``build``. Only ``file:`` URIs are opened here (see ``sources``); relative paths are taken from the current
+Called by ``workbench``. Only ``file:`` URIs are opened here (see ``sources``); relative paths are taken from the current
 working directory. Sets are safetensors or npz (read without pickles), with tensors named as
 ``request.BuildRequest`` says.
 """

@@ -1,6 +1,6 @@
 """What results depend on beside their inputs: engines' versions, this machine's processor or GPU.
 
-Called by ``build`` and ``profile``, for the keys of their records and the provenance of profiles.
+Called by ``workbench`` and ``profile``, for the keys of their records and the provenance of profiles.
 Imports no engine.
 """
 

@@ -189,6 +189,20 @@ def test_a_declared_accuracy_is_trusted_of_fp32_alone(precision: Precision, lowe
     )
 
 
+def test_where_no_error_is_declared_the_worst_is_taken() -> None:
+    loaded = accepted()
+    document = loaded.variants[0].document()
+    del document["status"]
+    model = loaded.models[0]
+    bare = tuple(it.model_copy(update={"accuracy": None}) for it in model.spec.architectures)
+    error = model.spec.accuracy.model_copy(update={"metric": AccuracyMetric.MAE})
+    spec = model.spec.model_copy(update={"architectures": bare, "accuracy": error})
+
+    variant = convert.variant(ModelVariant.read(document), model.model_copy(update={"spec": spec}))
+
+    assert (variant.accuracy.value_ppm, variant.accuracy.lower_ppm) == (1_000_000, 1_000_000)
+
+
 def test_a_variant_of_an_unknown_model_is_said() -> None:
     with pytest.raises(ManifestError, match="of Model photos/photo-tags, which does not exist"):
         convert.catalog([], accepted().variants)

@@ -12,9 +12,9 @@ from isochrone.build_document import (
     BuildRequest,
     Failure,
     ProfileBudget,
-    ProfileFailure,
     ProfileReport,
     ProfileRequest,
+    VariantFailure,
     VariantProfile,
     bounded,
     decode,
@@ -123,7 +123,7 @@ def test_profile_documents_come_back_as_they_were(made: list[Variant], time_ns: 
     )
     report = ProfileReport(
         profiles=tuple(VariantProfile(variant=it.id, profile=profile) for it in made),
-        failures=(ProfileFailure(variant=VariantId("lab/y"), code="C", reason="r"),),
+        failures=(VariantFailure(variant=VariantId("lab/y"), code="C", reason="r"),),
     )
     assert decode(encode(report), ProfileReport) == report
 

@@ -25,9 +25,9 @@ from isochrone.build_document import (
     FetchFailure,
     FetchReport,
     FetchRequest,
-    ProfileFailure,
     ProfileReport,
     ProfileRequest,
+    VariantFailure,
     VariantProfile,
     decode,
     encode,
@@ -449,7 +449,7 @@ class World:
                 for it in sound
             ),
             failures=tuple(
-                ProfileFailure(variant=it.id, code="ProfileFailed", reason="it does not run")
+                VariantFailure(variant=it.id, code="ProfileFailed", reason="it does not run")
                 for it in request.variants
                 if it not in sound
             ),

@@ -183,6 +183,19 @@ class ProfileFailure(Part):
     """Why, for a person."""
 
 
+class AccuracyRecord(Part):
+    """The latest attempt to find out the accuracy of a variant that was written by hand."""
+
+    basis: Basis
+    """Digest of artifact, validation set, original and image: when they change, it is tried again."""
+    artifact: Digest
+    """SHA-256 of the artifact that was looked at: the accuracy of another one says nothing."""
+    reason: PlainName | None = None
+    """Why nothing was found out, as one word for programs; absent where an accuracy was."""
+    message: LongText | None = None
+    """Why, for a person."""
+
+
 class ModelVariantStatus(Part):
     """What was measured."""
 
@@ -190,6 +203,9 @@ class ModelVariantStatus(Part):
     """Generation of the spec that this status speaks of; -1 before the first look."""
     accuracy: MeasuredAccuracy | None = None
     """Accuracy of the variant."""
+    accuracy_record: AccuracyRecord | None = None
+    """How its accuracy was looked for by a Job of its own; absent where the builder made the variant, and
+    where no Job has looked."""
     profiles: Annotated[tuple[PoolProfile, ...], Field(max_length=64), Keyed("pool")] = ()
     """What it costs, on each pool where it was measured."""
     profile_failures: Annotated[

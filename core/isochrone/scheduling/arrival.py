@@ -22,6 +22,7 @@ from isochrone.scheduling.events import RequestArrived
 from isochrone.scheduling.groups import WorkerGroup
 from isochrone.scheduling.outcomes import Outcome, Reason
 from isochrone.scheduling.plan_view import RouteView, ServiceView
+from isochrone.scheduling.prefetch import note_request
 from isochrone.scheduling.promises import best_offer, promise
 from isochrone.scheduling.queues import RouteQueue
 from isochrone.scheduling.requests import Request, RequestState
@@ -91,6 +92,8 @@ def admit(
         if degraded is not None:
             _count_refusal(cell, chosen, refusal, wish)
             chosen, refusal = degraded, None
+    if chosen is not None and chosen.group.crowded and cell.settings.prefetch_max:
+        note_request(chosen, now, cell.settings)
     # 2. On time, or to be tried.
     if chosen is not None and (refusal is None or _probes(cell, chosen, refusal, wish)):
         request = _take_in(cell, event, wish, deadline, chosen)

@@ -1,4 +1,4 @@
-"""What has run out of time: queued requests, answers that do not come, pauses that are over.
+"""Whose time has come: overdue requests and answers, pauses that are over, loads ahead of demand.
 
 Called by ``scheduler`` at each beat of a group; does nothing before the group's ``expire_at``.
 """
@@ -30,7 +30,7 @@ def expire(cell: Cell, group: WorkerGroup, now: Instant, actions: list[Action]) 
 
 
 def _look_at_lanes(cell: Cell, group: WorkerGroup, now: Instant, actions: list[Action]) -> None:
-    """Give up on the lanes whose answer is overdue, and note when the next one's will be."""
+    """Give up on the lanes whose answer is overdue, and note when to look again."""
     for lane in tuple(group.lanes):
         if _answer_due(cell, lane) <= now:
             lane.stuck = True
@@ -43,6 +43,8 @@ def _look_at_lanes(cell: Cell, group: WorkerGroup, now: Instant, actions: list[A
                 group.due_at = min(group.due_at, retry.at)
             else:
                 group.unsettled = True
+    group.due_at = min(group.due_at, group.forecast.ripen(now))
+    group.unsettled |= group.forecast.waits
 
 
 def _fastest(cell: Cell, queue: RouteQueue, now: Instant) -> float:

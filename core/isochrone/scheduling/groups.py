@@ -12,6 +12,7 @@ from heapq import heapify, heappop, heappush
 from isochrone.ids import VariantId
 from isochrone.scheduling.demand import Demand
 from isochrone.scheduling.fairness import Shares
+from isochrone.scheduling.forecast import Forecast
 from isochrone.scheduling.lanes import Lane, TransferKind
 from isochrone.scheduling.line import Line
 from isochrone.scheduling.overload import Overload
@@ -56,6 +57,7 @@ class WorkerGroup:
         "dispatch_at",
         "due_at",
         "expire_at",
+        "forecast",
         "holders",
         "lanes",
         "line",
@@ -99,10 +101,12 @@ class WorkerGroup:
         """A heap of when a queue's head may have to be given up; void unless it is the queue's."""
         self.closed_until: Instant = 0
         self.due_at: Instant = NEVER
-        """Never later than when a lane owes an answer for too long, or a pause of one is over."""
+        """Never later than when a lane owes an answer for too long, a pause of one is over, or
+        something is to be loaded ahead of demand."""
         self.crowded = False
         """Some lane cannot hold all that the plan wants: loads follow demand there."""
         self.demand = Demand(settings.demand_half_life_ns)
+        self.forecast = Forecast()
         self.lanes: list[Lane] = []
         """By worker id."""
         self.holders: dict[VariantId, list[Lane]] = {}

@@ -93,6 +93,7 @@ def _check_group(group: WorkerGroup) -> None:
     assert sorted(queue.key for queue in listed) == sorted(group.queues), group.view.group
     assert not group.spares or group.spare_at < NEVER, group.view.group
     group.demand.check()
+    group.forecast.check()
     group.line.check()
     batches = [batch for block in group.line.blocks for batch in block.batches]
     assert len(batches) == sum(len(queue.batches) for queue in group.queues.values())

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from isochrone.ids import ActionId, GroupId, PoolId, VariantId, WorkerId
 from isochrone.scheduling.estimates import SpeedEstimate
+from isochrone.scheduling.forecast import Rhythm
 from isochrone.scheduling.plan_view import GroupView
 from isochrone.scheduling.queues import RouteQueue
 from isochrone.scheduling.requests import Request
@@ -106,7 +107,7 @@ class DueLoad:
     """A load that a lane owes and has not begun.
 
     ``cost_ns`` is what its transfers may take, evictions and margin included. ``on_demand``: it is
-    for clients who were refused; otherwise requests wait for it.
+    for clients who were refused, or for those who will come; otherwise requests wait for it.
     """
 
     __slots__ = ("cost_ns", "memory_bytes", "on_demand", "variant")
@@ -141,6 +142,7 @@ class Lane:
         "due_ns",
         "eager",
         "executions",
+        "foreseen",
         "free_at",
         "group",
         "group_id",
@@ -165,7 +167,7 @@ class Lane:
         "worker",
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0915 - what a lane is
         self,
         *,
         worker: WorkerId,
@@ -210,6 +212,8 @@ class Lane:
         """Residents that will leave to make room for what is due; they serve nobody any more."""
         self.owed_bytes: Bytes = 0
         """The memory of what is due, less that of what is doomed."""
+        self.foreseen: list[Rhythm] = []
+        """Whose variants it has loaded ahead of demand; those asked for since may still stand here."""
         self.load_factor = 1.0
         """Observed time of a load over its profile's: the slowest of the last ones."""
         self._load_ratios: deque[float] = deque(maxlen=LOAD_RATIOS)

@@ -1,12 +1,13 @@
-"""Loads that a lane owes: to requests that wait for them, or to clients who were refused.
+"""Loads that a lane owes: to requests that wait for them, to clients who were refused, or ahead of both.
 
 Only in groups whose variants do not all fit into memory. A request for a variant that no lane holds
 is admitted when it can be on time after a load (``uneven`` judges that with the figures from here);
 then the load is promised: it has its place in the lane's row of loads, and its room, for which the
-victims are named at once and serve nobody any more. A load for clients who were refused
-(``on_demand``) takes the same way, but only when nothing else is due on its lane.
+victims are named at once and serve nobody any more. A load for which nobody waits (``on_demand``: for
+clients who were refused, or before the next ones come) takes the same way, but only when nothing else
+is due on its lane.
 
-Called by ``arrival``, ``residency`` and ``topology``.
+Called by ``arrival``, ``residency``, ``prefetch`` and ``topology``.
 """
 
 from isochrone.ids import VariantId
@@ -26,14 +27,19 @@ def best_offer(cell: Cell, group: WorkerGroup, variant: VariantId, now: Instant)
     """Return the earliest offer of the lanes of ``group``; ties go to the worker's id."""
     best: Offer | None = None
     for lane in group.lanes:
-        offer = offer_of(cell, lane, variant, now)
+        offer = offer_of(cell, lane, variant, now, until=now)
         if offer is not None and (best is None or offer[1] < best[1]):
             best = offer
     return best
 
 
-def offer_of(cell: Cell, lane: Lane, variant: VariantId, now: Instant) -> Offer | None:
-    """Return what ``lane`` can offer for ``variant``, or None when it cannot take it in."""
+def offer_of(
+    cell: Cell, lane: Lane, variant: VariantId, now: Instant, *, until: Instant
+) -> Offer | None:
+    """Return what ``lane`` can offer for ``variant``, or None when it cannot take it in.
+
+    Only those leave for it that will probably not be needed before ``until``.
+    """
     settings, group = cell.settings, lane.group
     view = group.view.variants[variant]
     if (
@@ -45,7 +51,7 @@ def offer_of(cell: Cell, lane: Lane, variant: VariantId, now: Instant) -> Offer 
         or lane.pausing(variant, now)
     ):
         return None
-    victims = find_victims(group, lane, view.memory_bytes, now)
+    victims = find_victims(group, lane, view.memory_bytes, now, until=until)
     if victims is None:
         return None
     cost_ns = load_bound_ns(settings, lane, view.load_ns)

@@ -4,8 +4,8 @@ Called by ``scheduler`` at each beat of a group; does nothing while the group is
 transfer at a time per worker; what the plan no longer wants leaves first, since that makes room.
 Where everything fits, all of it is loaded, in the plan's order. Where not, a worker begins, in this
 order: the loads that are promised to waiting requests, the load that refused clients asked for
-most, and, while there is memory that nobody uses, the plan's variants in order, first those that no
-other worker holds. A failed transfer is tried again after a pause that doubles up to a bound, for as
+most, while there is memory that nobody uses, the plan's variants in order, first those that no
+other worker holds, and what will probably be asked for soon (``prefetch``). A failed transfer is tried again after a pause that doubles up to a bound, for as
 long as the plan, or where not all fits somebody who asks, wants it.
 """
 
@@ -16,6 +16,7 @@ from isochrone.scheduling.cell import Cell
 from isochrone.scheduling.events import ActionFinished
 from isochrone.scheduling.groups import WorkerGroup, lane_awaits
 from isochrone.scheduling.lanes import Lane, Retry, Transfer, TransferKind
+from isochrone.scheduling.prefetch import foresee
 from isochrone.scheduling.promises import (
     keep_promises,
     load_bound_ns,
@@ -51,6 +52,10 @@ def move_weights(cell: Cell, group: WorkerGroup, now: Instant, actions: list[Act
             what = _meet_demand(cell, group, lane, now) or _fill_up(group, lane, now)
             if what is not None:
                 _begin(cell, lane, what, now, actions)
+        for lane in foresee(cell, group, [lane for lane in free if _has_time(lane)], now):
+            what = _next_move(group, lane, now)
+            assert what is not None, lane.worker
+            _begin(cell, lane, what, now, actions)
 
 
 def finish_transfer(cell: Cell, transfer: Transfer, event: ActionFinished, now: Instant) -> None:
@@ -139,7 +144,7 @@ def _meet_demand(cell: Cell, group: WorkerGroup, lane: Lane, now: Instant) -> _W
         # for that worker; and one that is as busy as the others would gain nothing.
         if queue.reach & lane.bit or (queue.holders and not group.idle(lane)):
             continue
-        offer = offer_of(cell, lane, variant, now)
+        offer = offer_of(cell, lane, variant, now, until=now)
         if offer is not None:
             promise(offer, variant, on_demand=True)
             return _next_move(group, lane, now)

@@ -129,6 +129,14 @@ class Settings:
     demand_half_life_ns: Nanoseconds = 1 * SECOND
     """Refused lane time counts half as much for what to load next after so long."""
 
+    prefetch_max: int = 8
+    """Variants that a worker has loaded ahead of demand and nobody has asked for yet, where memory is
+    short (see ``prefetch``); 0: loads wait for demand."""
+
+    prefetch_ahead_ns: Nanoseconds = 500 * MILLISECOND
+    """How long before it is expected to be asked for such a variant should be there: timers fire on
+    the same minute, so its load may have to wait for those of others."""
+
     retry_after_min_ns: Nanoseconds = 500 * MICROSECOND
     """The least pause that a refused client is asked for."""
 
@@ -175,6 +183,8 @@ class Settings:
             "margin_z_min",
             "overload_reserve",
             "load_margin",
+            "prefetch_max",
+            "prefetch_ahead_ns",
         ):
             if getattr(self, name) < 0:
                 raise ValueError(f"settings.{name} is negative: give at least 0")

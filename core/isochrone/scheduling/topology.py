@@ -36,6 +36,7 @@ def change_plan(cell: Cell, event: PlanChanged, now: Instant, actions: list[Acti
     for group in cell.groups.values():
         group.unsettled = True
         group.demand.clear()
+        group.forecast.follow(group.view.variants)
         ready_ns = group.view.ready_ns
         group.ready_at = None if ready_ns is None else now + ready_ns
         for lane in group.lanes:

@@ -1,6 +1,6 @@
 """How a Job that must be done stands: which of its attempts exists, and what came of it.
 
-Called by ``building`` and ``profiling``. A Job's name carries a digest of all that it depends on,
+Called by ``building``, ``judging`` and ``profiling``. A Job's name carries a digest of all that it depends on,
 its number of attempt included: so the state of things is in the cluster, and nowhere else.
 """
 
@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
+from isochrone_operator.jobs.room import WAITING_FOR_NODE
+from isochrone_operator.jobs.values import Phase, Progress
 from isochrone_operator.snapshot import Job, Pod, PodPhase
 
 ATTEMPTS_MAX: Final = 3
@@ -69,6 +71,11 @@ def latest_attempt(names: Sequence[str], jobs: Mapping[str, Job]) -> Attempt:
     )
 
 
+def is_under_way(job: Job) -> bool:
+    """Return whether ``job`` has not ended, or its result is still to be read."""
+    return _state(job) in {AttemptState.RUNNING, AttemptState.UNREAD}
+
+
 def _state(job: Job) -> AttemptState:
     if job.active:
         return AttemptState.RUNNING
@@ -79,7 +86,20 @@ def _state(job: Job) -> AttemptState:
     return AttemptState.FAILED if job.failed else AttemptState.RUNNING
 
 
-def lacks_node(pods: Sequence[Pod]) -> bool:
+def running(job: str, pods: Sequence[Pod], *, reason: str, doing: str) -> Progress:
+    """Return how ``job`` is getting on, which exists: for ``reason``, ``doing`` what it is for.
+
+    ``pods`` are those of ``trouble_of``.
+    """
+    trouble = trouble_of(job, pods)
+    if _lacks_node(pods):
+        message = f"Job {job} waits for a node, for as long as that takes; {trouble}"
+        return Progress(phase=Phase.RUNNING, reason=WAITING_FOR_NODE, message=message)
+    message = f"Job {job} {doing}{f'; {trouble}' if trouble else ''}"
+    return Progress(phase=Phase.RUNNING, reason=reason, message=message)
+
+
+def _lacks_node(pods: Sequence[Pod]) -> bool:
     """Return whether the newest of a Job's ``pods`` finds no node that has room for it."""
     newest = _newest(pods)
     unplaced = newest is not None and newest.phase is PodPhase.PENDING and not newest.node

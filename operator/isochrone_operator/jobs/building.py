@@ -7,6 +7,7 @@ variant is gone, the build is run (again), and what is there stays in use until 
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -33,20 +34,18 @@ from isochrone_operator.children.pods import labels_of, metadata, owner_of
 from isochrone_operator.jobs.attempts import (
     Attempt,
     AttemptState,
-    lacks_node,
     latest_attempt,
-    trouble_of,
+    running,
 )
 from isochrone_operator.jobs.fetching import Fetched, fetch
 from isochrone_operator.jobs.manifests import (
     BUILD_DEADLINE_S,
     JobPlan,
+    attempt_objects,
     build_pod,
-    job_objects,
     job_plan,
 )
 from isochrone_operator.jobs.requests import build_request, expected_variants
-from isochrone_operator.jobs.room import WAITING_FOR_NODE
 from isochrone_operator.jobs.values import Built, Phase, Progress
 from isochrone_operator.reconciliation import Manifest
 from isochrone_operator.settings import Settings
@@ -65,7 +64,8 @@ class BuildFacts:
     """What of the snapshot concerns the builds of one namespace.
 
     ``jobs`` by name; ``pods`` by the Job that they belong to; ``written``: names of the
-    ModelVariants that somebody wrote by hand; ``busy``: Models whose build is under way.
+    ModelVariants that somebody wrote by hand; ``busy``: Models whose build, and Jobs that measure an
+    accuracy, are under way.
     """
 
     jobs: Mapping[str, Job]
@@ -242,7 +242,7 @@ def _complete(wish: _Wish, current: Sequence[ModelVariant]) -> Built:
 
 def _read(wish: _Wish, plan: JobPlan, attempt: Attempt) -> Built:
     """Return what the report of a finished Job leads to; the Job stays until all of it is seen."""
-    objects = _objects(plan, (*attempt.earlier, attempt.number))
+    objects = attempt_objects(plan, (*attempt.earlier, attempt.number))
     try:
         report = decode(attempt.result, BuildReport)
     except ManifestError as error:
@@ -282,39 +282,36 @@ def _under_way(wish: _Wish, plan: JobPlan, attempt: Attempt, facts: BuildFacts) 
     """Return how far the Job is, and the objects that it needs."""
     numbers = (*attempt.earlier, attempt.number)
     name = plan.names[attempt.number]
-    waits = _waits_for_others(wish, facts, _objects(plan, attempt.earlier))
+    waits = _waits_for_others(wish, facts, attempt_objects(plan, attempt.earlier))
     match attempt.state:
         case AttemptState.FAILED | AttemptState.LOST:
-            return wish.as_is(_failed(name, attempt.reason), _objects(plan, numbers))
+            return wish.as_is(_failed(name, attempt.reason), attempt_objects(plan, numbers))
         case AttemptState.ABSENT if waits is not None:
             return waits
         case _:
-            pods = facts.pods.get(name, ())
-            trouble = trouble_of(name, pods)
-            if lacks_node(pods):
-                message = f"Job {name} waits for a node, for as long as that takes; {trouble}"
-                unplaced = Progress(phase=Phase.RUNNING, reason=WAITING_FOR_NODE, message=message)
-                return wish.as_is(unplaced, _objects(plan, numbers))
-            message = f"Job {name} makes variants{f'; {trouble}' if trouble else ''}"
-            running = Progress(phase=Phase.RUNNING, reason=BUILDING, message=message)
-            return wish.as_is(running, _objects(plan, numbers))
+            progress = running(
+                name, facts.pods.get(name, ()), reason=BUILDING, doing="makes variants"
+            )
+            return wish.as_is(progress, attempt_objects(plan, numbers))
 
 
 def _waits_for_others(
     wish: _Wish, facts: BuildFacts, objects: Sequence[Manifest] = ()
 ) -> Built | None:
     """Return that the build waits, with its ``objects``; None when no other one is under way."""
-    others = sorted(facts.busy - {wish.model.metadata.name})
+    waiting = waits_for(facts.busy - {wish.model.metadata.name})
+    return None if waiting is None else wish.as_is(waiting, objects)
+
+
+def waits_for(others: AbstractSet[str]) -> Progress | None:
+    """Return that whatever is due waits for ``others``, which are at work; None when there are none.
+
+    They would wait in their pods otherwise: one at a time works on a store.
+    """
     if not others:
         return None
-    message = f"one build at a time works in a namespace: {', '.join(others)} is under way"
-    waiting = Progress(phase=Phase.WAITING, reason=WAITING_FOR_BUILD, message=message)
-    return wish.as_is(waiting, objects)
-
-
-def _objects(plan: JobPlan, numbers: Sequence[int]) -> tuple[Manifest, ...]:
-    """Return the objects of the Job's attempts ``numbers``."""
-    return tuple(it for number in numbers for it in job_objects(plan, plan.names[number]))
+    message = f"one build at a time works in a namespace: {', '.join(sorted(others))} is under way"
+    return Progress(phase=Phase.WAITING, reason=WAITING_FOR_BUILD, message=message)
 
 
 def _failed(name: str, reason: str) -> Progress:

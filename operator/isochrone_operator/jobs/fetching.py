@@ -26,8 +26,8 @@ from isochrone_operator.jobs.attempts import AttemptState, latest_attempt, troub
 from isochrone_operator.jobs.manifests import (
     FETCH_DEADLINE_S,
     JobPlan,
+    attempt_objects,
     fetch_pod,
-    job_objects,
     job_plan,
 )
 from isochrone_operator.jobs.values import Phase, Progress
@@ -73,7 +73,7 @@ def fetch(
     attempt = latest_attempt(plan.names, jobs)
     name = plan.names[attempt.number]
     numbers = (*attempt.earlier, attempt.number)
-    objects = tuple(it for number in numbers for it in job_objects(plan, plan.names[number]))
+    objects = attempt_objects(plan, numbers)
     match attempt.state:
         case AttemptState.DONE:
             return _read(attempt.result, name, request, objects)
@@ -110,7 +110,7 @@ def _read(result: str, name: str, request: BuildRequest, objects: tuple[Manifest
         for it in request.architectures
         if is_fetched(it.uri) and it.uri not in digests
     }
-    if len(missing) == len(request.architectures):
+    if missing and len(missing) == len(request.architectures):
         message = f"{next(iter(missing.values()))}. {_AGAIN}"
         return Fetched(progress=_failed(message), request=request, objects=objects)
     located = replace(

@@ -1,6 +1,6 @@
 """The objects of one builder Job: ConfigMap with the request, and the Job; and the store's claim.
 
-Called by ``building``, ``profiling`` and ``steps``. Pure. A Job's template never changes once it is
+Called by ``building``, ``judging``, ``profiling`` and ``steps``. Pure. A Job's template never changes once it is
 made, so its name carries a digest of the template, the request and the number of its attempt.
 """
 
@@ -149,6 +149,11 @@ def job_objects(plan: JobPlan, name: str) -> tuple[Manifest, ...]:
     )
 
 
+def attempt_objects(plan: JobPlan, numbers: Sequence[int]) -> tuple[Manifest, ...]:
+    """Return the objects of the attempts ``numbers`` of ``plan``, as ``job_objects`` does."""
+    return tuple(it for number in numbers for it in job_objects(plan, plan.names[number]))
+
+
 def fetch_pod(secrets: Sequence[str], settings: Settings) -> Callable[[str], Json]:
     """Return what makes the pod of a Job that fetches, with the credentials in ``secrets``."""
 
@@ -169,14 +174,16 @@ def fetch_pod(secrets: Sequence[str], settings: Settings) -> Callable[[str], Jso
     return pod
 
 
-def build_pod(claims: Sequence[str], settings: Settings) -> Callable[[str], Json]:
-    """Return what makes the pod of a build Job, which reads ``claims``."""
+def build_pod(
+    claims: Sequence[str], settings: Settings, *, command: str = "build"
+) -> Callable[[str], Json]:
+    """Return what makes the pod of a Job that builds, or does another ``command`` that reads ``claims``."""
     volumes, mounts = sources_volumes(claims)
 
     def pod(name: str) -> Json:
         return _pod(
             name,
-            arguments=("build", "--sources", names.SOURCES_DIRECTORY),
+            arguments=(command, "--sources", names.SOURCES_DIRECTORY),
             image=settings.images.runtime_torch,
             # Converters take what they find: as many cores as are idle.
             resources={

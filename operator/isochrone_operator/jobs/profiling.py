@@ -41,19 +41,19 @@ from isochrone_operator.children.groups import image_of
 from isochrone_operator.jobs.attempts import (
     Attempt,
     AttemptState,
-    lacks_node,
     latest_attempt,
-    trouble_of,
+    running,
 )
 from isochrone_operator.jobs.building import BASIS_LENGTH
 from isochrone_operator.jobs.manifests import (
     PROFILE_DEADLINE_S,
     JobPlan,
-    job_objects,
+    attempt_objects,
     job_plan,
     profile_pod,
 )
 from isochrone_operator.jobs.renewal import STALE, Doubt, Evidence, doubt, drift_of, drift_until
+from isochrone_operator.jobs.requests import declared_variant
 from isochrone_operator.jobs.room import WAITING_FOR_NODE, Room
 from isochrone_operator.jobs.values import Phase, Profiled, Progress
 from isochrone_operator.reconciliation import Manifest
@@ -175,13 +175,7 @@ class _Step:
         variants = sorted(self.variants, key=lambda variant: variant.identity)
         request = ProfileRequest(
             model=model,
-            variants=tuple(
-                # What is known of them already must not change what they are asked for.
-                convert.variant(
-                    it.model_copy(update={"status": type(it.status)()}), self.target.model
-                )
-                for it in variants
-            ),
+            variants=tuple(declared_variant(it, self.target.model) for it in variants),
             pool=_hardware_of(self.pool),
             budget=_budget(variants),
             rounds={
@@ -256,8 +250,7 @@ def _want(
         outcome.measuring.append(pool)
     elif progress.reason == WAITING_FOR_NODE:
         outcome.waiting.append(pool)
-    for number in numbers:
-        outcome.desired += job_objects(plan, plan.names[number])
+    outcome.desired += attempt_objects(plan, numbers)
 
 
 def _add_to_doubts(keys: set[tuple[str, str]], progress: Progress, outcome: _Outcome) -> None:
@@ -367,13 +360,8 @@ def _under_way(
         if obstacle is not None:
             return obstacle
         room.take(pool, plan.namespace, name)
-    pods = facts.pods.get(name, ())
-    trouble = trouble_of(name, pods)
-    if lacks_node(pods):
-        message = f"on {pool}: Job {name} waits for a node, for as long as that takes; {trouble}"
-        return Progress(phase=Phase.RUNNING, reason=WAITING_FOR_NODE, message=message)
-    message = f"on {pool}: Job {name} measures{f'; {trouble}' if trouble else ''}"
-    return Progress(phase=Phase.RUNNING, reason=PROFILING, message=message)
+    progress = running(name, facts.pods.get(name, ()), reason=PROFILING, doing="measures")
+    return replace(progress, message=f"on {pool}: {progress.message}")
 
 
 def _hardware_of(pool: Pool) -> Pool:

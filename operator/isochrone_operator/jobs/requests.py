@@ -1,6 +1,6 @@
-"""What is asked of the builder for a Model, and which variants that would lead to. Pure.
+"""What is asked of the builder for a Model and its variants, and which variants that would lead to. Pure.
 
-Called by ``building``.
+Called by ``building``, ``judging`` and ``profiling``.
 """
 
 from dataclasses import replace
@@ -8,16 +8,21 @@ from typing import Final
 
 from isochrone.api import convert
 from isochrone.api.model import Architecture, Model
+from isochrone.api.modelvariant import ModelVariant
 from isochrone.build_document import (
+    ACCURACY_UNKNOWN,
+    AccuracyRequest,
     ArchitectureRequest,
     BuildRequest,
     Failure,
     is_fetched,
+    runs_on,
     source_path,
     variant_name,
 )
-from isochrone.catalog import BackendName
+from isochrone.catalog import BackendName, Variant
 from isochrone.errors import ManifestError
+from isochrone.fleet import Vendor
 from isochrone.units import parse_ratio
 
 UNSUPPORTED_SCHEME: Final = "UnsupportedScheme"
@@ -63,6 +68,48 @@ def expected_variants(request: BuildRequest) -> dict[str, str]:
         for backend in request.backends
         for precision in request.precisions
     }
+
+
+def declared_variant(variant: ModelVariant, model: Model) -> Variant:
+    """Return ``variant`` as it is declared: what is known of it must not change what is asked for it."""
+    return convert.variant(
+        variant.model_copy(update={"status": type(variant.status)()}),
+        model,
+    )
+
+
+def accuracy_request(variant: ModelVariant, model: Model, request: BuildRequest) -> AccuracyRequest:
+    """Return what is asked of the builder for the accuracy of ``variant``; ``request`` is its Model's."""
+    return AccuracyRequest(
+        model=replace(
+            request,
+            architectures=tuple(
+                it for it in request.architectures if it.name == variant.spec.architecture
+            ),
+            precisions=(),
+            backends=(),
+        ),
+        variant=declared_variant(variant, model),
+    )
+
+
+def accuracy_obstacle(variant: ModelVariant, model: Model) -> str:
+    """Return why nobody can find out how accurate ``variant`` is, as ``REASON: sentence``; empty if one can."""
+    validation = model.spec.accuracy.validation_set
+    backend = variant.spec.backend
+    if backend is BackendName.SYNTHETIC:
+        return f"{ACCURACY_UNKNOWN}: a synthetic variant takes time and answers nothing to measure"
+    if validation is None:
+        return (
+            f"{ACCURACY_UNKNOWN}: Model {model.metadata.name} has nothing to measure it on: name a "
+            "validation set (spec.accuracy.validationSet), with labels or with 1,000 rows or more"
+        )
+    if not runs_on(backend, Vendor.CPU):
+        return (
+            f"{ACCURACY_UNKNOWN}: accuracy is measured on CPUs, where {backend.value} does not run: "
+            "use it in fp32, of which the Model may declare the accuracy"
+        )
+    return _location_problem(validation.uri)
 
 
 def _architecture(given: Architecture) -> ArchitectureRequest:

@@ -10,11 +10,16 @@ from typing import Final
 from isochrone.api.common import ConditionStatus
 from isochrone.api.convert.catalogs import accuracy_object
 from isochrone.api.model import BuildRecord, FailedVariant, Model, ModelStatus, VariantCounts
-from isochrone.api.modelvariant import ModelVariant, ModelVariantStatus, PoolProfile
+from isochrone.api.modelvariant import (
+    MeasuredAccuracy,
+    ModelVariant,
+    ModelVariantStatus,
+    PoolProfile,
+)
 from isochrone.api.modelvariant import ProfileFailure as FailureObject
 from isochrone.api.resource import Resource
-from isochrone.build_document import ARTIFACT_MISMATCH, ARTIFACT_MISSING
-from isochrone.catalog import Accuracy, AccuracySource, Precision
+from isochrone.build_document import ACCURACY_UNKNOWN, ARTIFACT_MISMATCH, ARTIFACT_MISSING
+from isochrone.catalog import Accuracy, AccuracyMetric, AccuracySource, Precision
 from isochrone.units import HOUR, Instant, Nanoseconds
 from isochrone_operator.children.pods import reference_to
 from isochrone_operator.jobs.building import (
@@ -33,6 +38,7 @@ from isochrone_operator.jobs.conditions import (
     listed,
 )
 from isochrone_operator.jobs.fetching import FETCH_FAILED, FETCHING
+from isochrone_operator.jobs.judging import ACCURACY_JOB_FAILED
 from isochrone_operator.jobs.profile_statuses import (
     doubts_of,
     failures_of,
@@ -42,7 +48,7 @@ from isochrone_operator.jobs.profile_statuses import (
 from isochrone_operator.jobs.profiling import PROFILE_JOB_FAILED, PROFILED
 from isochrone_operator.jobs.renewal import NOISY, STALE
 from isochrone_operator.jobs.requests import INVALID_LOCATION, UNSUPPORTED_SCHEME
-from isochrone_operator.jobs.values import UNDER_WAY, Built, Phase, Profiled, Progress
+from isochrone_operator.jobs.values import UNDER_WAY, Built, Judged, Phase, Profiled, Progress
 from isochrone_operator.reconciliation import Event, EventType, StatusWrite
 
 WAIT_MAX_NS: Final[Nanoseconds] = HOUR
@@ -53,7 +59,6 @@ READY: Final = "Ready"
 ARTIFACT_READY: Final = "ArtifactReady"
 ACCURACY_VERIFIED: Final = "AccuracyVerified"
 MODEL_MISSING: Final = "ModelMissing"
-ACCURACY_UNKNOWN: Final = "AccuracyUnknown"
 NO_USABLE_VARIANT: Final = "NoUsableVariant"
 _MODEL_EVENTS: Final[Mapping[str, Mapping[str, EventType]]] = {
     READY: {
@@ -82,7 +87,7 @@ _VARIANT_EVENTS: Final[Mapping[str, Mapping[str, EventType]]] = {
         PROFILE_JOB_FAILED: EventType.WARNING,
         "SomePoolsFailed": EventType.WARNING,
     },
-    ACCURACY_VERIFIED: {ACCURACY_UNKNOWN: EventType.WARNING},
+    ACCURACY_VERIFIED: dict.fromkeys((ACCURACY_UNKNOWN, ACCURACY_JOB_FAILED), EventType.WARNING),
     ARTIFACT_READY: dict.fromkeys((ARTIFACT_MISSING, ARTIFACT_MISMATCH), EventType.WARNING),
 }
 
@@ -100,13 +105,14 @@ def variant_status(
     profiled: Profiled,
     pools: frozenset[str],
     accuracy: Accuracy | None,
+    judged: Judged | None,
     *,
-    generated: bool,
     now: Instant,
 ) -> ModelVariantStatus:
     """Return the status that ``variant`` should have; ``pools`` are those that exist.
 
-    ``accuracy`` is what a report said in this pass, or None where none did.
+    ``accuracy`` is what a build's report said in this pass, or None where none did; ``judged`` is of a
+    variant that somebody wrote by hand, which no build speaks of.
     """
     name = variant.metadata.name
     old = variant.status
@@ -115,15 +121,20 @@ def variant_status(
     }
     profiles = profiles_of(variant, profiled, pools)
     failures = failures_of(variant, profiled, progress)
+    if judged is not None:
+        held = judged.accuracy
+    else:
+        held = old.accuracy if accuracy is None else accuracy_object(accuracy)
     conditions = [
-        _artifact(progress, profiles, failures, generated=generated),
-        _verified(variant, accuracy),
+        _artifact(progress, profiles, failures, judged),
+        _verified(variant.spec.precision, held, None if judged is None else judged.progress),
         profiled_condition(progress, profiles, doubts_of(name, profiled, profiles)),
     ]
     ready = _variant_ready(conditions)
     return ModelVariantStatus(
         observed_generation=variant.metadata.generation,
-        accuracy=old.accuracy if accuracy is None else accuracy_object(accuracy),
+        accuracy=held,
+        accuracy_record=None if judged is None else judged.record,
         profiles=profiles,
         profile_failures=failures,
         conditions=following(
@@ -172,24 +183,27 @@ def model_status(
     variants: Sequence[ModelVariant],
     profiled: Sequence[Profiled],
     *,
-    handwritten: int,
+    judged: Mapping[str, Judged],
     now: Instant,
 ) -> tuple[ModelStatus, Instant | None]:
     """Return the status that ``model`` should have, and when a wait of its will have been too long.
 
-    ``variants`` are all of its, with their new statuses, the ``handwritten`` ones included.
+    ``variants`` are all of its, with their new statuses; ``judged``, by name, are those of them that
+    somebody wrote by hand.
     """
     usable = [it for it in variants if _holds(it, READY)]
     under_way = [
         progress
-        for each in profiled
-        for progress in each.progress.values()
+        for progress in (
+            *(it for each in profiled for it in each.progress.values()),
+            *(it.progress for it in judged.values()),
+        )
         if progress.phase in UNDER_WAY
     ]
-    unresolved = [
-        it for it in variants if not _holds(it, READY) and _is_under_way(it.metadata.name, profiled)
-    ]
-    too_long, wake_at = _waits(unresolved, now)
+    waiting = [it for it in variants if not _holds(it, READY)]
+    profiling = [it for it in waiting if _is_under_way(it.metadata.name, profiled)]
+    unresolved = [it for it in waiting if it in profiling or _is_judged_now(it, judged)]
+    too_long, wake_at = _waits(profiling, now)
     ready = _model_ready(built, variants, usable, unresolved)
     conditions = [ready]
     if built.progress.phase in UNDER_WAY or under_way:
@@ -210,7 +224,7 @@ def model_status(
         )
     status = ModelStatus(
         observed_generation=model.metadata.generation,
-        variants=VariantCounts(total=built.total + handwritten, ready=len(usable)),
+        variants=VariantCounts(total=built.total + len(judged), ready=len(usable)),
         build=record,
         conditions=following(
             model.status.conditions, conditions, generation=model.metadata.generation, now=now
@@ -239,13 +253,15 @@ def _artifact(
     progress: Mapping[str, Progress],
     profiles: Sequence[PoolProfile],
     failures: Sequence[FailureObject],
-    *,
-    generated: bool,
+    judged: Judged | None,
 ) -> Wanted:
-    wrong = [it for it in failures if it.reason in {ARTIFACT_MISSING, ARTIFACT_MISMATCH}]
+    said = [(it.reason, it.message) for it in failures]
+    if judged is not None and judged.progress.phase is Phase.FAILED:
+        said.append((judged.progress.reason, judged.progress.message))
+    wrong = [it for it in said if it[0] in {ARTIFACT_MISSING, ARTIFACT_MISMATCH}]
     if wrong:
-        return _wanted(ARTIFACT_READY, FALSE, wrong[0].reason, wrong[0].message)
-    if generated:
+        return _wanted(ARTIFACT_READY, FALSE, *wrong[0])
+    if judged is None:
         return _wanted(ARTIFACT_READY, TRUE, "Built", "the builder made it")
     if profiles:
         return _wanted(ARTIFACT_READY, TRUE, "Found", "the profiler loaded it by its digest")
@@ -254,27 +270,32 @@ def _artifact(
     return _wanted(ARTIFACT_READY, UNKNOWN, "NotChecked", message)
 
 
-def _verified(variant: ModelVariant, accuracy: Accuracy | None) -> Wanted:
-    found = variant.status.accuracy if accuracy is None else accuracy_object(accuracy)
-    precision = variant.spec.precision
+def _verified(
+    precision: Precision, found: MeasuredAccuracy | None, progress: Progress | None
+) -> Wanted:
+    """Return the condition AccuracyVerified; ``progress`` is that of a Job of the variant's own, if it has one."""
+    pending = progress is not None and progress.phase is not Phase.DONE
+    said = f"; {progress.message}" if progress is not None and pending else ""
     if found is None and precision is not Precision.FP32:
-        # Only a build compares a variant with the original; what a Model declares is the original's.
-        message = (
-            f"what {precision.value} loses is not known, so that no accuracy floor could be kept: "
-            f"have the Model make it (spec.variants.precisions: [{precision.value}]), which measures "
-            "it; a ModelVariant written by hand is planned with in fp32"
-        )
-        return _wanted(ACCURACY_VERIFIED, FALSE, ACCURACY_UNKNOWN, message)
+        # What a Model declares is the original's, and says nothing of what another precision loses.
+        reason = progress.reason if progress is not None and pending else ACCURACY_UNKNOWN
+        message = f"what {precision.value} loses is not known, so that no accuracy floor could be kept{said}"
+        return _wanted(ACCURACY_VERIFIED, FALSE, reason, message)
     if found is None:
-        message = "what the Model declares of its architecture stands in"
+        message = f"what the Model declares of its architecture stands in{said}"
         return _wanted(ACCURACY_VERIFIED, UNKNOWN, "NotMeasured", message)
     if found.source is AccuracySource.DECLARED:
-        message = f"{found.metric.value} {found.value} is declared; there is nothing to measure on"
+        message = f"{found.metric.value} {found.value} is declared"
+        message += said or "; there is nothing to measure on"
         return _wanted(ACCURACY_VERIFIED, UNKNOWN, found.source.value, message)
+    bound = "at most" if found.metric is AccuracyMetric.MAE else "at least"
     message = (
-        f"{found.metric.value} {found.value}, at least {found.lower} with 95 % confidence, on "
+        f"{found.metric.value} {found.value}, {bound} {found.lower} with 95 % confidence, on "
         f"{found.samples} samples"
     )
+    if pending:
+        message = f"{message}, as things were when that was found out{said}"
+        return _wanted(ACCURACY_VERIFIED, UNKNOWN, STALE, message)
     return _wanted(ACCURACY_VERIFIED, TRUE, found.source.value, message)
 
 
@@ -303,9 +324,10 @@ def _model_ready(
     if built.progress.phase is not Phase.DONE and not usable:
         return _wanted(READY, FALSE, built.progress.reason, built.progress.message or said)
     if unresolved:
-        condition = condition_of(unresolved[0].status.conditions, PROFILED)
-        reason = PROFILED if condition is None else condition.reason
-        return _wanted(READY, FALSE, reason, said)
+        kinds = (PROFILED, ACCURACY_VERIFIED)
+        found = [condition_of(unresolved[0].status.conditions, kind) for kind in kinds]
+        missing = [it.reason for it in found if it is not None and it.status is not TRUE]
+        return _wanted(READY, FALSE, missing[0] if missing else PROFILED, said)
     if not usable:
         return _wanted(READY, FALSE, NO_USABLE_VARIANT, said)
     return _wanted(READY, TRUE, "SomeVariantsFailed" if failures else "VariantsReady", said)
@@ -357,6 +379,11 @@ def _is_under_way(name: str, profiled: Sequence[Profiled]) -> bool:
         for each in profiled
         for (of, _), progress in each.progress.items()
     )
+
+
+def _is_judged_now(variant: ModelVariant, judged: Mapping[str, Judged]) -> bool:
+    found = judged.get(variant.metadata.name)
+    return found is not None and found.progress.phase in UNDER_WAY
 
 
 def _why(variant: ModelVariant) -> str:

@@ -6,7 +6,7 @@ answer, and when all is built and profiled nothing but what exists is desired.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from isochrone.api import convert
@@ -16,8 +16,10 @@ from isochrone.units import Instant
 from isochrone_operator import names
 from isochrone_operator.children.builders import builder_children
 from isochrone_operator.children.pods import reference_to
+from isochrone_operator.jobs.attempts import is_under_way
 from isochrone_operator.jobs.building import BuildFacts, build, is_building, owner_model
 from isochrone_operator.jobs.competition import with_competition
+from isochrone_operator.jobs.judging import judge
 from isochrone_operator.jobs.manifests import store_claim
 from isochrone_operator.jobs.profiling import ProfileFacts, Target, profile
 from isochrone_operator.jobs.renewal import evidence
@@ -30,7 +32,7 @@ from isochrone_operator.jobs.statuses import (
     variant_status,
     variant_writes,
 )
-from isochrone_operator.jobs.values import BuildSteps, Built, Phase, Profiled
+from isochrone_operator.jobs.values import BuildSteps, Built, Judged, Phase, Profiled
 from isochrone_operator.json_values import text
 from isochrone_operator.reconciliation import Event, Manifest, StatusWrite
 from isochrone_operator.settings import Settings
@@ -121,16 +123,16 @@ def _namespace_steps(
             for it in variants
             if not owner_model(it) and it.spec.model_ref.name == model.metadata.name
         ]
-        facts = BuildFacts(
-            jobs=space.builds.jobs,
-            pods=space.builds.pods,
-            written=space.builds.written,
-            busy=frozenset(busy),
-        )
-        built = build(model, owned, facts, settings)
+        built = build(model, owned, replace(space.builds, busy=frozenset(busy)), settings)
         if built.progress.phase is Phase.RUNNING:
             busy.add(model.metadata.name)
-        _model_steps(model, built, owned, by_hand, space, steps)
+        judged: dict[str, Judged] = {}
+        for variant in by_hand:
+            facts = replace(space.builds, busy=frozenset(busy))
+            found = judge(variant, model, facts, settings)
+            judged[variant.metadata.name] = found
+            busy |= {found.turn} - {""}
+        _model_steps(model, built, owned, by_hand, judged, space, steps)
     existing = {it.metadata.name for it in models} | _unreadable("Model", namespace, snapshot)
     for variant in variants:
         if variant.spec.model_ref.name not in existing and not owner_model(variant):
@@ -155,30 +157,33 @@ def _model_steps(
     built: Built,
     owned: Sequence[ModelVariant],
     by_hand: Sequence[ModelVariant],
+    judged: Mapping[str, Judged],
     space: _Space,
     steps: _Steps,
 ) -> None:
     steps.desired += built.desired
+    for found in judged.values():  # what is fetched for the build is fetched for them, too
+        steps.desired += [it for it in found.desired if it not in steps.desired]
     targets = [Target(owner=model, model=model, variants=built.variants)]
     targets += [Target(owner=it, model=model, variants=(it,)) for it in by_hand]
     before = {it.metadata.name: it for it in (*owned, *by_hand)}
     profiled: list[Profiled] = []
     after: list[ModelVariant] = []
     for target in targets:
-        found = profile(target, space.profiles, space.room, space.settings)
-        profiled.append(found)
-        steps.desired += found.desired
-        steps.measuring.update(found.measuring)
-        steps.waiting.update(found.waiting)
-        if found.wake_at is not None:
-            steps.wakes.append(found.wake_at)
+        measured = profile(target, space.profiles, space.room, space.settings)
+        profiled.append(measured)
+        steps.desired += measured.desired
+        steps.measuring.update(measured.measuring)
+        steps.waiting.update(measured.waiting)
+        if measured.wake_at is not None:
+            steps.wakes.append(measured.wake_at)
         for variant in target.variants:
             status = variant_status(
                 variant,
-                found,
+                measured,
                 space.pools,
                 built.accuracies.get(variant.metadata.name),
-                generated=target.owner is model,
+                judged.get(variant.metadata.name),
                 now=space.now,
             )
             after.append(variant.model_copy(update={"status": status}))
@@ -189,9 +194,7 @@ def _model_steps(
     steps.variants += after
     kept = {it.metadata.name for it in built.variants}
     steps.surplus += [reference_to(it) for it in owned if it.metadata.name not in kept]
-    summary, wake_at = model_status(
-        model, built, after, profiled, handwritten=len(by_hand), now=space.now
-    )
+    summary, wake_at = model_status(model, built, after, profiled, judged=judged, now=space.now)
     steps.write(model_writes(model, summary))
     if wake_at is not None:
         steps.wakes.append(wake_at)
@@ -210,8 +213,13 @@ def _build_facts(
         written=frozenset(it.metadata.name for it in variants if not owner_model(it)),
         busy=frozenset(),
     )
-    busy = [it.metadata.name for it in models if facts.jobs and is_building(it, facts, settings)]
-    return BuildFacts(jobs=facts.jobs, pods=facts.pods, written=facts.written, busy=frozenset(busy))
+    busy = {it.metadata.name for it in models if facts.jobs and is_building(it, facts, settings)}
+    busy |= {
+        name
+        for name, job in facts.jobs.items()
+        if job.labels.get(names.LABEL_STEP) == names.STEP_ACCURACY and is_under_way(job)
+    }
+    return replace(facts, busy=frozenset(busy))
 
 
 def _profile_facts(namespace: str, snapshot: Snapshot, now: Instant) -> ProfileFacts:

@@ -5,7 +5,14 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
-from isochrone.api.modelvariant import ModelVariant, PoolProfile, ProfileDrift, ProfileFailure
+from isochrone.api.modelvariant import (
+    AccuracyRecord,
+    MeasuredAccuracy,
+    ModelVariant,
+    PoolProfile,
+    ProfileDrift,
+    ProfileFailure,
+)
 from isochrone.build_document import Failure
 from isochrone.catalog import Accuracy
 from isochrone.units import Instant
@@ -70,6 +77,21 @@ class Built:
     basis: str
     made: int
     total: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """What has become of the accuracy of one ModelVariant that somebody wrote by hand.
+
+    ``accuracy`` is what holds of it, known before or new, ``record`` how it was looked for. ``turn``: the
+    build or Job that is under way for it, of which a namespace has one at a time.
+    """
+
+    progress: Progress
+    accuracy: MeasuredAccuracy | None
+    record: AccuracyRecord | None
+    desired: tuple[Manifest, ...] = ()
+    turn: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
