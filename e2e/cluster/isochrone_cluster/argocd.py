@@ -16,7 +16,7 @@ from typing import Final
 from isochrone_cluster import credentials
 from isochrone_cluster.client_tools import tool
 from isochrone_cluster.cluster import Cluster
-from isochrone_cluster.failures import ClusterError, run
+from isochrone_cluster.failures import ClusterError, run, wait_until
 from isochrone_cluster.places import CONTROL, DATA
 from isochrone_cluster.processes import PATH, Program
 from isochrone_cluster.programs import ARGOCD, built, module_folder
@@ -36,6 +36,7 @@ CONTROLLER_METRICS_PORT: Final = 18093
 RESYNC_S: Final = 5
 """How often an Application's repository is looked at for a new commit."""
 
+APPLICATIONS: Final = "applications.argoproj.io"
 KINDS: Final = ("crd/applications.argoproj.io", "crd/appprojects.argoproj.io")
 READY_S: Final = 120.0
 DELETE_S: Final = 180.0
@@ -85,9 +86,8 @@ def argocd(cluster: Cluster, *, settings: Mapping[str, str]) -> Iterator[Reposit
         yield repository
         cluster.children.check(*names)
     finally:
-        deletion = ("--all", f"--namespace={NAMESPACE}", "--ignore-not-found", "--wait=true")
         if CONTROLLER in names:  # which does what the Applications' finalizers ask for
-            cluster.kubectl("delete", "applications.argoproj.io", *deletion, timeout_s=DELETE_S)
+            _delete_applications(cluster)
         for name in reversed(names):
             cluster.children.stop(name)
             cluster.children.forget(name)
@@ -95,6 +95,23 @@ def argocd(cluster: Cluster, *, settings: Mapping[str, str]) -> Iterator[Reposit
         absent_is_fine = ("--ignore-not-found", "--wait=true")
         cluster.kubectl("delete", "namespace", NAMESPACE, *absent_is_fine, timeout_s=DELETE_S)
         shutil.rmtree(FOLDER)
+
+
+def _delete_applications(cluster: Cluster) -> None:
+    """Delete all Applications, and wait until they are gone; a failure says what they wait for."""
+    words = (APPLICATIONS, f"--namespace={NAMESPACE}")
+    cluster.kubectl("delete", *words, "--all", "--ignore-not-found", "--wait=false")
+
+    def remaining() -> list[str]:
+        found = json.loads(cluster.kubectl("get", *words, "--output=json"))["items"]
+        return [f"{each['metadata']['name']}: {json.dumps(each.get('status'))}" for each in found]
+
+    wait_until(
+        "every Application is gone",
+        lambda: not remaining(),
+        timeout_s=DELETE_S,
+        log=lambda: "\n".join([*remaining(), cluster.children.tail(CONTROLLER)]),
+    )
 
 
 def _folders(source: Path) -> Repository:
