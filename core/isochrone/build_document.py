@@ -9,7 +9,7 @@ Job prints its report as the last line of its standard output, behind ``RESULT_M
 
 import hashlib
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar
 from urllib.parse import unquote
 
@@ -334,6 +334,26 @@ def result_in(log: str) -> str | None:
 def is_fetched(uri: str) -> bool:
     """Return whether the file at ``uri`` is fetched before it is read."""
     return uri.partition(":")[0] in FETCHED_SCHEMES
+
+
+def accuracy_request(model: BuildRequest, variant: Variant) -> AccuracyRequest:
+    """Return what is asked for the accuracy of ``variant``, where ``model`` is asked for its Model."""
+    own = tuple(it for it in model.architectures if it.name == variant.architecture)
+    return AccuracyRequest(
+        model=replace(model, architectures=own, precisions=(), backends=()), variant=variant
+    )
+
+
+def accuracy_obstacle(request: AccuracyRequest) -> str:
+    """Return why nobody could answer ``request``, whatever the files hold; empty where one can."""
+    if request.variant.backend is BackendName.SYNTHETIC:
+        return "a synthetic variant takes time and answers nothing that could be measured"
+    if request.model.validation_uri is None:
+        return (
+            f"Model {request.model.name} has nothing to measure it on: name a validation set "
+            "(spec.accuracy.validationSet), with labels or with 1,000 rows or more"
+        )
+    return ""
 
 
 def source_path(uri: str) -> tuple[str, str]:

@@ -11,16 +11,18 @@ from isochrone.api import convert
 from isochrone.api.inferenceservice import Approval
 from isochrone.api.manifests import Manifests
 from isochrone.api.model import Architecture, Model
-from isochrone.build_document import FetchRequest, SourceRequest, is_fetched
+from isochrone.build_document import FetchRequest, SourceRequest, is_fetched, runs_on
 from isochrone.catalog import Catalog, Profile, Variant
 from isochrone.demand import Demand
 from isochrone.errors import ArtifactError, ManifestError, SetupError
 from isochrone.fleet import Fleet, Pool
+from isochrone.ids import ModelId
 from isochrone.plan_document import PlanDocument
 from isochrone.planning import Problem, plan
 from isochrone.units import MILLISECOND, parse_ratio
 from isochrone_cli.console import Say
 from isochrone_cli.machine import Machine, local_host
+from isochrone_cli.written import take_written
 
 if TYPE_CHECKING:  # the builder imports torch, which takes seconds: only when something is built
     from isochrone_builder.request import ArchitectureRequest, BuildRequest, Progress
@@ -102,21 +104,27 @@ def build_catalog(
 ) -> Catalog:
     """Return every variant of the models of ``manifests``, profiled on every local pool.
 
-    Hand-written ModelVariants are used with the profiles of their own status.
+    So are the ModelVariants that somebody wrote by hand, where their artifacts are in ``store``; others
+    are used as their own status has them (see ``written``).
     """
     signatures = tuple(convert.model(model) for model in manifests.models)
-    written = convert.catalog(manifests.models, manifests.variants).variants
+    by_hand = convert.catalog(manifests.models, manifests.variants).variants
+    requests = {ModelId(it.identity): _request(it, store, say) for it in manifests.models}
+    names = frozenset(it.id for it in by_hand)
     built = [
-        variant for model in manifests.models for variant in _build(model, machine, store, say)
+        variant
+        for request in requests.values()
+        for variant in _build(request, machine, store, say)
+        if variant.id not in names
     ]
-    profiled = _profile(built, fleet, machine, store, say)
-    variants = sorted((*written, *profiled), key=lambda variant: variant.id)
+    written = take_written(by_hand, requests, machine, store, say)
+    profiled = _profile([*built, *written.here], fleet, machine, store, say)
+    variants = sorted((*written.elsewhere, *profiled), key=lambda variant: variant.id)
     return Catalog(models=signatures, variants=tuple(variants))
 
 
-def _build(model: Model, machine: Machine, store: Path, say: Say) -> tuple[Variant, ...]:
-    from isochrone_builder.build import build_model  # noqa: PLC0415 - see the top
-    from isochrone_builder.request import BuildRequest  # noqa: PLC0415
+def _request(model: Model, store: Path, say: Say) -> "BuildRequest":
+    from isochrone_builder.request import BuildRequest  # noqa: PLC0415 - see the top
     from isochrone_builder.sources import localized  # noqa: PLC0415
 
     signature = convert.model(model)
@@ -137,7 +145,11 @@ def _build(model: Model, machine: Machine, store: Path, say: Say) -> tuple[Varia
         backends=model.spec.variants.backends,
         batch_sizes=model.spec.variants.batch_sizes,
     )
-    request = localized(_fetched(request, store, say), None, store)
+    return localized(_fetched(request, store, say), None, store)
+
+
+def _build(request: "BuildRequest", machine: Machine, store: Path, say: Say) -> tuple[Variant, ...]:
+    from isochrone_builder.build import build_model  # noqa: PLC0415 - see the top
 
     with say.steps(f"building {request.name}") as done:
 
@@ -212,11 +224,14 @@ def _profile(
         if cores is None:
             say(f"  not profiled on {pool.id}: it needs {pool.cores} cores, this machine has fewer")
             continue
-        profiles = _profile_on(pool, cores, profiled, store, say)
-        profiled = [
-            replace(variant, profiles=(*variant.profiles, profile))
-            for variant, profile in zip(profiled, profiles, strict=True)
+        lacking = [
+            it
+            for it in profiled
+            if it.profile(pool.id) is None and runs_on(it.backend, pool.vendor)
         ]
+        profiles = _profile_on(pool, cores, lacking, store, say)
+        found = {it.id: (profile,) for it, profile in zip(lacking, profiles, strict=True)}
+        profiled = [replace(it, profiles=(*it.profiles, *found.get(it.id, ()))) for it in profiled]
     return profiled
 
 

@@ -17,7 +17,10 @@ from isochrone.api.inferenceservice import InferenceService
 from isochrone.api.model import Model, ModelStatus
 from isochrone.api.modelvariant import ModelVariant, ModelVariantStatus
 from isochrone.build_document import (
+    ACCURACY_UNKNOWN,
     SOURCE_NOT_FOUND,
+    AccuracyReport,
+    AccuracyRequest,
     BuildReport,
     BuildRequest,
     Failure,
@@ -35,6 +38,7 @@ from isochrone.build_document import (
 )
 from isochrone.catalog import (
     Accuracy,
+    AccuracyMetric,
     AccuracySource,
     Artifact,
     BatchProfile,
@@ -173,7 +177,7 @@ class World:
 
     ``absent``: locations at which there is nothing to fetch;
     ``failing``: names of variants that no builder can make; ``crashing``: those that do not run when
-    they are profiled. ``noise`` is that of the node; ``reports`` are the gateways'.
+    they are profiled; ``unlabeled``: those whose accuracy there is nothing to tell by. ``noise`` is that of the node; ``reports`` are the gateways'.
     """
 
     models: dict[str, Model] = field(default_factory=lambda: {"tags": model()})
@@ -187,6 +191,7 @@ class World:
     failing: frozenset[str] = frozenset()
     absent: frozenset[str] = frozenset()
     crashing: frozenset[str] = frozenset()
+    unlabeled: frozenset[str] = frozenset()
     noise: Noise | None = None
     reports: tuple[Report, ...] = ()
     jobs: dict[str, Job] = field(default_factory=dict)
@@ -272,6 +277,8 @@ class World:
             report = encode(self._fetched(decode(request, FetchRequest))).decode()
         elif step == names.STEP_BUILD:
             report = encode(self._built(decode(request, BuildRequest))).decode()
+        elif step == names.STEP_ACCURACY:
+            report = encode(self._judged(decode(request, AccuracyRequest))).decode()
         else:
             report = encode(self._profiled(decode(request, ProfileRequest))).decode()
         self.end(name, succeeded=True, result=report)
@@ -405,17 +412,20 @@ class World:
                             backend=backend,
                             batch_sizes=request.batch_sizes,
                             artifact=Artifact(uri="file:/x", format="v", sha256=digest),
-                            accuracy=Accuracy(
-                                value_ppm=760_000,
-                                lower_ppm=750_000,
-                                metric=request.metric,
-                                samples=1000,
-                                source=AccuracySource.MEASURED,
-                            ),
+                            accuracy=_measured(request.metric),
                             profiles=(),
                         )
                     )
         return BuildReport(variants=tuple(variants), failures=tuple(failures))
+
+    def _judged(self, request: AccuracyRequest) -> AccuracyReport:
+        variant = request.variant.id
+        if variant.partition("/")[2] in self.unlabeled:
+            said = "nothing to tell it by"
+            return AccuracyReport(
+                failure=VariantFailure(variant=variant, code=ACCURACY_UNKNOWN, reason=said)
+            )
+        return AccuracyReport(accuracy=_measured(request.model.metric))
 
     def _profiled(self, request: ProfileRequest) -> ProfileReport:
         sound = [it for it in request.variants if it.id.partition("/")[2] not in self.crashing]
@@ -454,6 +464,16 @@ class World:
                 if it not in sound
             ),
         )
+
+
+def _measured(metric: AccuracyMetric) -> Accuracy:
+    return Accuracy(
+        value_ppm=760_000,
+        lower_ppm=750_000,
+        metric=metric,
+        samples=1000,
+        source=AccuracySource.MEASURED,
+    )
 
 
 def labels_of(manifest: Mapping[str, Any]) -> dict[str, str]:

@@ -10,6 +10,7 @@ from hypothesis import settings as effort
 from hypothesis import strategies as st
 from jobs_world import World, handwritten, model, service
 
+from isochrone.catalog import BackendName
 from isochrone_operator.snapshot import Snapshot
 
 LAGGING = ("models", "variants", "jobs")
@@ -23,7 +24,10 @@ ARCHITECTURES = (
 def new_world() -> World:
     return World(
         models={"tags": model(), "other": model("other", variants={"backends": ["openvino"]})},
-        variants={"by-hand": handwritten()},
+        variants={
+            "by-hand": handwritten(),
+            "by-hand-too": handwritten("by-hand-too", backend="openvino", precision="int8"),
+        },
         services=(service(),),
     )
 
@@ -49,6 +53,8 @@ def check_settled(world: World) -> None:
         assert [it.pool for it in variant.status.profiles] == sorted(world.pools)
         assert {it.runtime for it in variant.status.profiles} == {world.settings.images.runtime}
         assert variant.metadata.generation == variant.status.observed_generation
+        synthetic = variant.spec.backend is BackendName.SYNTHETIC
+        assert (variant.status.accuracy is None) is synthetic
 
 
 @effort(max_examples=40, deadline=None)

@@ -51,9 +51,14 @@ async def put(api: Api, steps: BuildSteps, namespace: str, seen: set[str]) -> No
 
 async def live(server: ApiServer) -> None:
     world = World(
-        variants={"by-hand": handwritten()},
+        variants={
+            "by-hand": handwritten(),
+            "measured": handwritten("measured", backend="openvino", precision="int8"),
+            "unknown": handwritten("unknown", backend="openvino", precision="int8"),
+        },
         pools={"cpu": pool(), "a10g": pool("a10g", accelerator=GPU, karpenter=KARPENTER)},
         services=(service(),),
+        unlabeled=frozenset({"unknown"}),
         failing=frozenset({"tags-b0-torch-bf16"}),
         crashing=frozenset({"tags-b0-torch-fp32"}),
     )
@@ -62,10 +67,10 @@ async def live(server: ApiServer) -> None:
         namespace = await make_namespace(api)
         for resource, kind in (
             (world.models["tags"], MODELS),
-            (world.variants["by-hand"], VARIANTS),
+            *((it, VARIANTS) for it in world.variants.values()),
         ):
             await api.apply(kind, sent(resource, namespace), manager="person", force=True)
-        for _ in range(8):
+        for _ in range(12):
             await put(api, world.look(), namespace, seen)
             for name in sorted(world.jobs):
                 if world.jobs[name].active:
@@ -73,7 +78,11 @@ async def live(server: ApiServer) -> None:
         assert seen >= {"PersistentVolumeClaim", "ConfigMap", "Job", "ModelVariant"}
         assert world.condition("tags", "Ready") == "True/SomeVariantsFailed"
         found = await api.get(MODELS, namespace=namespace, name="tags")
-        assert found["status"]["variants"] == {"total": 5, "ready": 3}  # type: ignore[index]
+        assert found["status"]["variants"] == {"total": 7, "ready": 4}  # type: ignore[index]
+        found = await api.get(VARIANTS, namespace=namespace, name="measured")
+        assert found["status"]["accuracy"]["source"] == "Measured"  # type: ignore[index]
+        found = await api.get(VARIANTS, namespace=namespace, name="unknown")
+        assert found["status"]["accuracyRecord"]["reason"] == "AccuracyUnknown"  # type: ignore[index]
 
 
 def test_the_api_server_takes_everything_and_changes_none_of_it(api_server: ApiServer) -> None:

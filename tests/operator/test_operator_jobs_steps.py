@@ -484,7 +484,8 @@ def test_a_variant_by_hand_is_ready_only_if_it_can_be_planned_with(precision: st
         assert world.condition("by-hand", "AccuracyVerified") == "Unknown/NotMeasured"
         return
     assert world.condition("by-hand", "Ready") == "False/AccuracyUnknown"
-    assert f"spec.variants.precisions: [{precision}]" in world.message("by-hand", "Ready")
+    assert f"what {precision} loses is not known" in world.message("by-hand", "Ready")
+    assert "a synthetic variant" in world.message("by-hand", "Ready")
     assert "AccuracyUnknown" in [it.reason for it in world.events]
 
 

@@ -15,6 +15,7 @@ from isochrone.build_document import (
     ArchitectureRequest,
     BuildRequest,
     Failure,
+    accuracy_obstacle,
     is_fetched,
     runs_on,
     source_path,
@@ -78,38 +79,17 @@ def declared_variant(variant: ModelVariant, model: Model) -> Variant:
     )
 
 
-def accuracy_request(variant: ModelVariant, model: Model, request: BuildRequest) -> AccuracyRequest:
-    """Return what is asked of the builder for the accuracy of ``variant``; ``request`` is its Model's."""
-    return AccuracyRequest(
-        model=replace(
-            request,
-            architectures=tuple(
-                it for it in request.architectures if it.name == variant.spec.architecture
-            ),
-            precisions=(),
-            backends=(),
-        ),
-        variant=declared_variant(variant, model),
-    )
-
-
-def accuracy_obstacle(variant: ModelVariant, model: Model) -> str:
-    """Return why nobody can find out how accurate ``variant`` is, as ``REASON: sentence``; empty if one can."""
-    validation = model.spec.accuracy.validation_set
-    backend = variant.spec.backend
-    if backend is BackendName.SYNTHETIC:
-        return f"{ACCURACY_UNKNOWN}: a synthetic variant takes time and answers nothing to measure"
-    if validation is None:
-        return (
-            f"{ACCURACY_UNKNOWN}: Model {model.metadata.name} has nothing to measure it on: name a "
-            "validation set (spec.accuracy.validationSet), with labels or with 1,000 rows or more"
+def measuring_obstacle(request: AccuracyRequest) -> str:
+    """Return why no Job can answer ``request``, as ``REASON: sentence``; empty where one can."""
+    obstacle, backend = accuracy_obstacle(request), request.variant.backend
+    if not obstacle and not runs_on(backend, Vendor.CPU):
+        obstacle = (
+            f"accuracy is measured on CPUs, where {backend.value} does not run: use it in fp32, of which "
+            "the Model may declare the accuracy"
         )
-    if not runs_on(backend, Vendor.CPU):
-        return (
-            f"{ACCURACY_UNKNOWN}: accuracy is measured on CPUs, where {backend.value} does not run: "
-            "use it in fp32, of which the Model may declare the accuracy"
-        )
-    return _location_problem(validation.uri)
+    if obstacle:
+        return f"{ACCURACY_UNKNOWN}: {obstacle}"
+    return _location_problem(request.model.validation_uri or "")
 
 
 def _architecture(given: Architecture) -> ArchitectureRequest:

@@ -38,7 +38,7 @@ from isochrone_operator.jobs.conditions import (
     listed,
 )
 from isochrone_operator.jobs.fetching import FETCH_FAILED, FETCHING
-from isochrone_operator.jobs.judging import ACCURACY_JOB_FAILED
+from isochrone_operator.jobs.judging import ACCURACY_JOB_FAILED, ACCURACY_VERIFIED
 from isochrone_operator.jobs.profile_statuses import (
     doubts_of,
     failures_of,
@@ -57,7 +57,6 @@ FAILED_MAX: Final = 64
 """Failed variants that a Model's status names; the schema's bound."""
 READY: Final = "Ready"
 ARTIFACT_READY: Final = "ArtifactReady"
-ACCURACY_VERIFIED: Final = "AccuracyVerified"
 MODEL_MISSING: Final = "ModelMissing"
 NO_USABLE_VARIANT: Final = "NoUsableVariant"
 _MODEL_EVENTS: Final[Mapping[str, Mapping[str, EventType]]] = {

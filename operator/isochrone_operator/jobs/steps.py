@@ -161,9 +161,10 @@ def _model_steps(
     space: _Space,
     steps: _Steps,
 ) -> None:
-    steps.desired += built.desired
+    desired = list(built.desired)
     for found in judged.values():  # what is fetched for the build is fetched for them, too
-        steps.desired += [it for it in found.desired if it not in steps.desired]
+        desired += [it for it in found.desired if it not in desired]
+    steps.desired += desired
     targets = [Target(owner=model, model=model, variants=built.variants)]
     targets += [Target(owner=it, model=model, variants=(it,)) for it in by_hand]
     before = {it.metadata.name: it for it in (*owned, *by_hand)}
