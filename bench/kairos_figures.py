@@ -67,7 +67,7 @@ def draw_bars(result: dict[str, Any], path: Path) -> None:
         "Pools of unlike instances: rate at which 99 % are within the target (simulated)"
     )
     panel.grid(axis="y", alpha=0.3)
-    panel.legend(ncols=len(systems), frameon=False, fontsize=8, loc="upper center")
+    panel.legend(ncols=-(-len(systems) // 2), frameon=False, fontsize=8, loc="upper center")
     panel.set_ylim(0, 1.3)
     figure.tight_layout()
     figure.savefig(path, format="png")

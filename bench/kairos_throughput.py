@@ -8,7 +8,8 @@ $2.5 per hour, the published mix of batch sizes; arrivals as published (nearly e
 The production scheduler (with its defaults, and set for the simulated link), KAIROS, first come first served, DeepRecSys's threshold
 (the best of several), and Clockwork-style queues per instance; each also as a share of KAIROS's
 bound, which knows no waiting. It can be passed: it does not know that 1 % may miss, nor batches of
-several queries, which ours forms.
+several queries, which ours forms. Two ablations: ours with waiting batches matched anew after every event
+(``isochrone.scheduling.matching``), and ours with mean latencies, where quantiles leave room for error.
 
 First it says how far the port is from what is published. A rate is found by bisection over the same
 queries and sizes, to 2.6 % of the bound. Ports follow ``isochrone.simulation.baselines``; times are
@@ -17,6 +18,7 @@ the published measurements (``kairos_profiles``).
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -64,6 +66,14 @@ POOLS: Final[dict[str, tuple[Pool, ...]]] = {
 SIMULATED_LINK: Final = Settings(reply_overhead_ns=LINK_OVERHEAD_NS, margin_z=1.5, margin_z_min=1.5)
 """The simulated link takes 50 µs each way; the default leaves room for a real gateway's replies. And
 one in a hundred may miss, while who is refused has missed: so the margin is smaller, too."""
+
+MEAN_LATENCY: Final = Settings(reply_overhead_ns=LINK_OVERHEAD_NS, margin_z=0.0, margin_z_min=0.0)
+"""No room for error at all: a request is admitted if its expected end is in time."""
+
+KNOBS: Final = (
+    ("defaults", Settings()),
+    ("reply overhead 0.2 ms, z = 1.5", SIMULATED_LINK),
+)
 
 THRESHOLDS: Final = (0.5, 0.75, 1.0)
 """Of the largest batch that an auxiliary serves within the target."""
@@ -113,9 +123,13 @@ def systems(model: str, pool: Pool) -> dict[str, list[tuple[str, Callable[[], De
         if count
     )
     return {
-        "Isochrone": [
-            ("defaults", partial(Scheduler, Settings())),
-            ("reply overhead 0.2 ms, z = 1.5", partial(Scheduler, SIMULATED_LINK)),
+        "Isochrone": [(knobs, partial(Scheduler, settings)) for knobs, settings in KNOBS],
+        "Isochrone, matched": [
+            (knobs, partial(Scheduler, replace(settings, matching=True)))
+            for knobs, settings in KNOBS
+        ],
+        "Isochrone, mean latency": [
+            ("reply overhead 0.2 ms, z = 0", partial(Scheduler, MEAN_LATENCY))
         ],
         "KAIROS": [("published", Kairos)],
         "first come first served": [("", FirstComeFirstServed)],

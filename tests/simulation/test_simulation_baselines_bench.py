@@ -56,6 +56,8 @@ def test_the_kairos_comparison(tmp_path: Path) -> None:
     rows = {it["system"]: it for it in found["results"]}
     assert set(rows) == {
         "Isochrone",
+        "Isochrone, matched",
+        "Isochrone, mean latency",
         "KAIROS",
         "first come first served",
         "threshold",

@@ -3,7 +3,7 @@
 Asked by ``promises`` when a load needs more memory than is free. First goes what the plan no longer
 wants, then what was used longest ago (the residents of a lane stand in that order). Never goes what
 is running, what a request waits for, or what has just refused to go; and for a load ahead of demand,
-nothing that will probably be needed before that demand.
+nothing that will probably be needed before that demand, and first what surely will not.
 """
 
 from isochrone.ids import VariantId
@@ -11,6 +11,9 @@ from isochrone.scheduling.groups import WorkerGroup
 from isochrone.scheduling.lanes import Lane
 from isochrone.scheduling.queues import LONG_AGO
 from isochrone.units import Bytes, Instant
+
+QUIET = 3
+"""Silences that last so many times their mean are one in twenty, of requests that come at random."""
 
 
 def find_victims(
@@ -21,9 +24,13 @@ def find_victims(
     With ``until`` after ``now`` only what will probably not be needed before that instant may leave.
     Empty when they fit as it is; None when nothing that may leave makes enough room.
     """
+    resting: list[VariantId] = []
+    if until > now:
+        forecast = group.forecast
+        resting = [one for one in lane.resident if forecast.needs(one, now, until) is False]
     room = lane.room_bytes
     victims: list[VariantId] = []
-    for residents in (lane.unwanted, lane.resident):
+    for residents in (lane.unwanted, resting, lane.resident):
         for variant in residents:
             if room >= needed_bytes:
                 return victims
@@ -52,11 +59,11 @@ def may_leave(group: WorkerGroup, lane: Lane, variant: VariantId, now: Instant) 
 def _needed(group: WorkerGroup, variant: VariantId, now: Instant, until: Instant) -> bool:
     """Whether ``variant`` will probably be asked for by ``until``.
 
-    Where no forecast knows, it will be unless nobody has asked for as long as that is away.
+    Where no forecast knows, it will be unless nobody has asked for ``QUIET`` times as long.
     """
     foreseen = group.forecast.needs(variant, now, until)
     if foreseen is not None:
         return foreseen
     queues = group.queues_to.get(variant, ())
     asked_at = max([queue.asked_at for queue in queues], default=LONG_AGO)
-    return now - asked_at < until - now
+    return now - asked_at < QUIET * (until - now)

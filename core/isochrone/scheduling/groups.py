@@ -67,6 +67,7 @@ class WorkerGroup:
         "queues_to",
         "ready_at",
         "shares",
+        "siblings",
         "spare_at",
         "spares",
         "tightest_ns",
@@ -133,6 +134,8 @@ class WorkerGroup:
         """What ``room_ns`` said last, and for which slowness."""
         self.ready_at: Instant | None = None
         """When its first worker is expected, by the plan's word."""
+        self.siblings: tuple[WorkerGroup, ...] = ()
+        """The groups to which services that have a route here have others, by id."""
         self.alone = (self,)
         """Itself as a tuple: what an event that touches this group alone answers."""
 

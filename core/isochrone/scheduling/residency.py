@@ -4,8 +4,8 @@ Called by ``scheduler`` at each beat of a group; does nothing while the group is
 transfer at a time per worker; what the plan no longer wants leaves first, since that makes room.
 Where everything fits, all of it is loaded, in the plan's order. Where not, a worker begins, in this
 order: the loads that are promised to waiting requests, the load that refused clients asked for
-most, while there is memory that nobody uses, the plan's variants in order, first those that no
-other worker holds, and what will probably be asked for soon (``prefetch``). A failed transfer is tried again after a pause that doubles up to a bound, for as
+most, or one for those who will probably come soon (``prefetch``), and, while there is memory that
+nobody uses, the plan's variants in order, first those that no other worker holds. A failed transfer is tried again after a pause that doubles up to a bound, for as
 long as the plan, or where not all fits somebody who asks, wants it.
 """
 
@@ -45,17 +45,18 @@ def move_weights(cell: Cell, group: WorkerGroup, now: Instant, actions: list[Act
             if what is not None:
                 _begin(cell, lane, what, now, actions)
     if group.crowded:
-        # Promises are kept first; what is left of the workers' time follows demand, the least busy
-        # worker first, and then the plan.
+        # Promises are kept first; what is left of the workers' time follows demand, refused or
+        # foreseen, the least busy worker first, and then the plan.
         free = [lane for lane in group.lanes if _has_time(lane)]
-        for lane in sorted(free, key=lambda lane: (lane.residual_ns(now), lane.worker)):
-            what = _meet_demand(cell, group, lane, now) or _fill_up(group, lane, now)
+        free.sort(key=lambda lane: (lane.residual_ns(now), lane.worker))
+        ahead = foresee(cell, group, free, now)
+        for lane in free:
+            if lane in ahead:
+                what = _next_move(group, lane, now)
+            else:
+                what = _meet_demand(cell, group, lane, now) or _fill_up(group, lane, now)
             if what is not None:
                 _begin(cell, lane, what, now, actions)
-        for lane in foresee(cell, group, [lane for lane in free if _has_time(lane)], now):
-            what = _next_move(group, lane, now)
-            assert what is not None, lane.worker
-            _begin(cell, lane, what, now, actions)
 
 
 def finish_transfer(cell: Cell, transfer: Transfer, event: ActionFinished, now: Instant) -> None:

@@ -29,6 +29,7 @@ from isochrone.scheduling.expiry import expire
 from isochrone.scheduling.groups import WorkerGroup
 from isochrone.scheduling.integrity import check
 from isochrone.scheduling.lanes import Execution, Transfer
+from isochrone.scheduling.matching import match
 from isochrone.scheduling.outcomes import Outcome, Reason
 from isochrone.scheduling.queues import NEVER
 from isochrone.scheduling.requests import RequestState
@@ -75,7 +76,8 @@ class Scheduler:
         self._now = now
         actions: list[Action] = []
         # 1. Note what happened; a newcomer is admitted or refused here, a result replied to.
-        for group in self._take_in[type(event)](event, now, actions):
+        touched = self._take_in[type(event)](event, now, actions)
+        for group in touched:
             # 2. Give up what has run out of time.
             if now >= group.expire_at:
                 expire(cell, group, now, actions)
@@ -92,6 +94,11 @@ class Scheduler:
             if group.spare_at < NEVER:
                 run_spares(cell, group, now, actions)
             group.note_wake()
+        # 6. Have what still waits run on a worker of another group, if that is better by now.
+        if cell.settings.matching:
+            for group in match(cell, touched, now):
+                fill_lanes(cell, group, now, actions)
+                group.note_wake()
         return actions
 
     def next_wakeup(self) -> Instant | None:

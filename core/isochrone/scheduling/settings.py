@@ -42,6 +42,14 @@ class Settings:
     (``bench/clockwork_slo.py``). Off, because it needs a gateway that wakes on time: one that shares
     its core with workers may be some milliseconds late, and leaves them idle for so long."""
 
+    matching: bool = False
+    """Whether what waits is matched anew with the workers of all pools after each event (see
+    ``matching``). Admission's own choice is nearly as good, and few wait where another pool is idle:
+    under Poisson arrivals the allowable throughput was higher by 2 to 4 % on two of KAIROS's six
+    worlds, and the same on the others (``bench/kairos_throughput.py``, whose figures are good to 2.6 %
+    of the bound). Off, because it costs a matching per event, and a request that has moved runs where
+    admission has not looked."""
+
     window_slack_ns: Nanoseconds = 5 * MILLISECOND
     """An Infer may always start this long after its predicted start (Clockwork's schedule_ahead):
     a small misprediction shall not cost a batch that could still be on time."""
@@ -131,9 +139,12 @@ class Settings:
 
     prefetch_max: int = 8
     """Variants that a worker has loaded ahead of demand and nobody has asked for yet, where memory is
-    short (see ``prefetch``); 0: loads wait for demand."""
+    short (see ``prefetch``); 0: loads wait for demand. Of timers whose loads take longer than their
+    target it spares most refusals, and random demand is served alike
+    (``tests/simulation/test_simulation_prefetch.py``); only where memory is hardly enough for what is
+    asked for all the time, that loses about 1 % to them."""
 
-    prefetch_ahead_ns: Nanoseconds = 500 * MILLISECOND
+    prefetch_ahead_ns: Nanoseconds = 250 * MILLISECOND
     """How long before it is expected to be asked for such a variant should be there: timers fire on
     the same minute, so its load may have to wait for those of others."""
 

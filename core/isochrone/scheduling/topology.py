@@ -182,5 +182,18 @@ def _requeue(cell: Cell) -> list[Request]:
             queues[key].holders = group.holders_of(route.variant.id)
     for group in cell.groups.values():
         group.take_queues(queues)
+    _introduce(cell)
     cell.queues = {key: queues[key] for key in routes}
     return sorted(orphans, key=lambda request: request.id)
+
+
+def _introduce(cell: Cell) -> None:
+    """Have each group know those that services of its own have other routes to."""
+    siblings: dict[GroupId, set[GroupId]] = {group_id: set() for group_id in cell.groups}
+    for view in cell.view.services.values():
+        reached = {route.key[2] for route in view.all_routes}
+        for group_id in reached:
+            siblings[group_id] |= reached
+    for group_id, group in cell.groups.items():
+        others = sorted(siblings[group_id] - {group_id})
+        group.siblings = tuple([cell.groups[other] for other in others])
