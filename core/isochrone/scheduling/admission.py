@@ -59,7 +59,8 @@ def precheck(queue: RouteQueue, rows: int, aim: Instant, picture: Picture) -> Ve
         return Reason.IMPOSSIBLE_DEADLINE, 0
     shares = queue.group.shares
     fills_first = queue.rows + rows <= queue.costs.full
-    if len(shares.claims) > 1 and (now < shares.pressed_until or not fills_first):
+    window_ns = settings.active_window_ns
+    if len(shares.claims) > 1 and (not fills_first or shares.holds(queue.claim, now, window_ns)):
         excess = _excess_of_share(queue, rows, aim, picture)
         if excess > 0:
             return Reason.OVERLOAD, max(settings.retry_after_min_ns, int(excess))
@@ -111,7 +112,7 @@ def _place(queue: RouteQueue, rows: int, aim: Instant, picture: Picture) -> tupl
             )
         return finish, late
     # 3. … or opens one; strict shares see to it that nobody is crowded out.
-    grown = picture.now >= group.shares.pressed_until
+    grown = not group.shares.holds(queue.claim, picture.now, picture.settings.active_window_ns)
     work, own_ns = ahead.work, float(last_ns)
     if grown:
         work += ahead.extra

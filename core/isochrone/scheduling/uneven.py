@@ -137,7 +137,8 @@ def _place(new: _Newcomer) -> tuple[float, float]:
     # 3. Itself. Who opens a batch is held to what it will grow to, and so are those ahead of it;
     # strict shares see to it that nobody is crowded out.
     opens = first == place == count - 1 and new.rows == 1 and queue.rows_max == 1
-    if opens and picture.now >= queue.group.shares.pressed_until:
+    window_ns = picture.settings.active_window_ns
+    if opens and not queue.group.shares.holds(queue.claim, picture.now, window_ns):
         grown_ns = _grow(new, cuts, ahead, own_ns)
         if queue.aims:
             own_ns = grown_ns
