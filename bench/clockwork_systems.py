@@ -26,14 +26,14 @@ TUNED: Final = "tuned"
 
 ACCELERATOR: Final = Settings(
     margin_z_min=2.5,
-    overload_reserve=0.0,
+    overload_reserve=0.05,
     reply_overhead_ns=200 * MICROSECOND,
     deferring=True,
 )
 """Ours for accelerators behind the simulated link, which takes 50 µs each way: the defaults are for a
 shared host, whose errors have a longer tail and come in spells, and whose gateway replies more slowly."""
 
-KNOBS: Final = "z ≥ 2.5, no reserve, reply overhead 0.2 ms, deferring"
+KNOBS: Final = "z ≥ 2.5, reserve 0.05, reply overhead 0.2 ms, deferring"
 
 
 @dataclass(frozen=True, slots=True)
