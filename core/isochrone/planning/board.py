@@ -124,9 +124,7 @@ class Board:
             assert one.member is not None
             key = self.key_of(one)
             self._members.setdefault(key, {})[one.service] = one
-            self._companies[key] = company_of(
-                it.member for it in self._members[key].values() if it.member is not None
-            )
+            self._companies[key] = self._companies.get(key, NO_COMPANY).joined(one.member)
             self._replicas[key], self._lanes[key] = step.replicas, step.lanes
             resident = self._resident.setdefault(key, {})
             resident[one.variant] = one.pages

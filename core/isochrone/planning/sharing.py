@@ -124,16 +124,27 @@ class Company:
     surge_us: int
     patience_us: tuple[tuple[int, bool, int], ...]
 
-    def joined(self, one: Member) -> "Company":
-        """Return the company with one member more."""
+    def joined(self, *members: Member) -> "Company":
+        """Return the company with ``members`` more."""
+        work_ppm, unit_us = self.work_ppm, self.unit_us
+        partial_us, surge_us = self.partial_us, self.surge_us
         asked = {(ppb, burst): least for ppb, burst, least in self.patience_us}
-        for key in ((one.refused_ppb, False), (one.of_bursts_ppb, True)):
-            asked[key] = min(asked.get(key, one.patience_us), one.patience_us)
+        # Asked some hundred thousand times for one plan: plain comparisons.
+        for one in members:
+            work_ppm += one.work_ppm
+            unit_us = max(unit_us, one.unit_us)
+            partial_us = max(partial_us, one.partial_us)
+            surge_us = max(surge_us, one.surge_us)
+            patience_us = one.patience_us
+            for key in ((one.refused_ppb, False), (one.of_bursts_ppb, True)):
+                least = asked.get(key)
+                if least is None or patience_us < least:
+                    asked[key] = patience_us
         return Company(
-            work_ppm=self.work_ppm + one.work_ppm,
-            unit_us=max(self.unit_us, one.unit_us),
-            partial_us=max(self.partial_us, one.partial_us),
-            surge_us=max(self.surge_us, one.surge_us),
+            work_ppm=work_ppm,
+            unit_us=unit_us,
+            partial_us=partial_us,
+            surge_us=surge_us,
             patience_us=tuple((*key, least) for key, least in asked.items()),
         )
 
@@ -143,10 +154,7 @@ NO_COMPANY: Final = Company(work_ppm=0, unit_us=0, partial_us=0, surge_us=0, pat
 
 def company_of(members: Iterable[Member]) -> Company:
     """Return what ``members`` bring and ask together."""
-    company = NO_COMPANY
-    for one in members:
-        company = company.joined(one)
-    return company
+    return NO_COMPANY.joined(*members)
 
 
 def company_replicas(
