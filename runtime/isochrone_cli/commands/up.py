@@ -63,16 +63,17 @@ def _serve(options: argparse.Namespace, run_directory: Path) -> int:
         run_directory=run_directory,
         listen=(options.host, options.port),
     ) as cell:
-        with say.waiting("loading the planned variants"):
-            cell.wait_until_ready(say)
-        console.print()
-        for service in prepared.document.plan.services:
-            _, name = split_qualified(service.service)
-            console.print(f"serving {cell.url}/v2/models/{name}/infer", soft_wrap=True)
-        admin_url = cell.admin_url
-        console.print(f"metrics {admin_url}/metrics", soft_wrap=True)
-        console.print("Ctrl-C stops everything.")
+        # From here on Ctrl-C is how it ends, also where the gateway answers before this process has seen it.
         try:
+            with say.waiting("loading the planned variants"):
+                cell.wait_until_ready(say)
+            console.print()
+            for service in prepared.document.plan.services:
+                _, name = split_qualified(service.service)
+                console.print(f"serving {cell.url}/v2/models/{name}/infer", soft_wrap=True)
+            admin_url = cell.admin_url
+            console.print(f"metrics {admin_url}/metrics", soft_wrap=True)
+            console.print("Ctrl-C stops everything.")
             while True:
                 time.sleep(WATCH_S)
                 cell.revive(say)
