@@ -168,22 +168,27 @@ class ExecutorLink:
         pause = limits.redial_min_s
         while True:
             wire = _Wire(self, self._config, timed=self.address.startswith("tcp:"))
+            # Until then the event loop has the connection: interrupted, it closes it without a word to us.
+            dialed = False
             try:
                 async with asyncio.timeout(limits.ping_timeout_s):
                     await self._connect(wire)
+                    dialed = True
                     self._wire = wire
                     await wire.opened.wait()
             except TimeoutError:
                 self._complain("no answer in time")
-                wire.leave("no answer in time")
+                if dialed:
+                    wire.leave("no answer in time")
             except OSError as error:
                 self._complain(_reason_of(error))
             except asyncio.CancelledError:
-                wire.leave("this link ends")
+                if dialed:
+                    wire.leave("this link ends")
                 raise
             if self.is_up:
                 pause = limits.redial_min_s
-            if wire.is_connected:
+            if dialed:
                 await wire.closed.wait()
             await asyncio.sleep(pause)
             pause = min(limits.redial_max_s, pause * 2)

@@ -511,7 +511,8 @@ class Cell:
             running = self.gateway.process.poll() is None
             status = self.gateway.stop()
             assert self.gateway.rest == []
-            assert self.gateway.named("defect") == []
+            defects = self.gateway.named("defect")
+            assert not defects, "\n".join(str(line) for line in defects)
             assert self.gateway.named("callback_failed") == []
             assert not running or status == 0
         for executor in self.executors.values():
