@@ -169,7 +169,7 @@ def test_a_profile_made_beside_others_on_its_core_knows_it_and_is_made_again_whe
     assert loud.noise is not None
     assert loud.noise.noisy
     assert loud.noise.taken_ppm is not None
-    assert loud.noise.taken_ppm > 200_000
+    assert loud.noise.taken_ppm > NOISE_TAKEN_MAX_PPM
     assert loud.interference_ppm is None
     # Measured once more in the same call, and then left alone for a while.
     assert [it.step for it in seen] == ["profile", "again", "tail"]
