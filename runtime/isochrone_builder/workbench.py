@@ -28,6 +28,7 @@ from isochrone_builder.request import ArchitectureRequest, BuildRequest
 from isochrone_builder.samples import SampleSet, open_samples, resolve_artifact
 from isochrone_builder.versions import BUILDER_FORMAT, package_versions
 from isochrone_executor.artifacts import is_whole, read_manifest
+from isochrone_executor.backends.port import LoadedVariant
 from isochrone_executor.backends.registry import open_backend
 
 EVALUATION_BATCH_MAX: Final = 8
@@ -210,8 +211,14 @@ def evaluate(store: Path, sha256: str, samples: SampleSet, *, threads: int) -> N
     scores = np.empty((samples.count, output.row_elements), NUMPY_DTYPES[output.datatype])
     backend = open_backend(manifest.backend)
 
+    def load() -> LoadedVariant:
+        return backend.load(manifest, directory, threads=1, batch_sizes=(batch,))
+
+    # The first load imports the engine. Two threads that do so at once have waited for each other for ever.
+    first = load()
+
     def run_lane(lane: int) -> None:
-        loaded = backend.load(manifest, directory, threads=1, batch_sizes=(batch,))
+        loaded = load() if lane else first
         for start in range(lane * batch, samples.count, threads * batch):
             rows = slice(start, min(start + batch, samples.count))
             for view, array in zip(loaded.inputs(batch), samples.validation, strict=True):
