@@ -7,7 +7,7 @@ of its steps is a line.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
 from rich.progress import (
@@ -22,6 +22,10 @@ from rich.progress import (
 )
 from rich.progress_bar import ProgressBar
 
+if TYPE_CHECKING:  # the builder imports torch, which takes seconds
+    from isochrone_builder.request import Progress as BuilderProgress
+    from isochrone_builder.request import ProgressSink
+
 PLAIN_WIDTH: Final = 160
 """Columns assumed where the output is no terminal: wide enough that no table cell wraps."""
 
@@ -33,6 +37,18 @@ BAR_WIDTH: Final = 24
 """Columns of a bar: leaves room for what is being done beside it, even in 80 columns."""
 
 StepDone = Callable[[int, int, str], None]
+
+
+def follow(done: StepDone, lead: str = "") -> "ProgressSink":
+    """Return what tells ``done`` of the builder's progress: its steps, or ``lead``, before the subject."""
+
+    def report(progress: "BuilderProgress") -> None:
+        cached = " (cached)" if progress.cached else ""
+        done(progress.done, progress.total, f"{lead or progress.step} {progress.subject}{cached}")
+
+    return report
+
+
 """Takes a finished step: how many are done, of how many, and which one it was."""
 
 

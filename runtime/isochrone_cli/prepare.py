@@ -20,12 +20,12 @@ from isochrone.ids import ModelId
 from isochrone.plan_document import PlanDocument
 from isochrone.planning import Problem, plan
 from isochrone.units import MILLISECOND, parse_ratio
-from isochrone_cli.console import Say
+from isochrone_cli.console import Say, follow
 from isochrone_cli.machine import Machine, local_host
 from isochrone_cli.written import take_written
 
 if TYPE_CHECKING:  # the builder imports torch, which takes seconds: only when something is built
-    from isochrone_builder.request import ArchitectureRequest, BuildRequest, Progress
+    from isochrone_builder.request import ArchitectureRequest, BuildRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,12 +152,7 @@ def _build(request: "BuildRequest", machine: Machine, store: Path, say: Say) -> 
     from isochrone_builder.build import build_model  # noqa: PLC0415 - see the top
 
     with say.steps(f"building {request.name}") as done:
-
-        def report(progress: "Progress") -> None:
-            cached = " (cached)" if progress.cached else ""
-            done(progress.done, progress.total, f"{progress.step} {progress.subject}{cached}")
-
-        made = build_model(request, store, report, threads=len(machine.cores))
+        made = build_model(request, store, follow(done), threads=len(machine.cores))
     for failure in made.failures:
         say(f"  not made: {failure.name}: {failure.reason}")
     return made.variants
@@ -181,12 +176,7 @@ def _fetched(request: "BuildRequest", store: Path, say: Say) -> "BuildRequest":
         SourceRequest(uri=uri, sha256=sha256, secret=None) for uri, sha256 in sorted(wanted.items())
     )
     with say.steps(f"fetching the files of {request.name}") as done:
-
-        def report(progress: "Progress") -> None:
-            cached = " (cached)" if progress.cached else ""
-            done(progress.done, progress.total, f"{progress.step} {progress.subject}{cached}")
-
-        found = fetch_sources(FetchRequest(sources=sources), store, None, report)
+        found = fetch_sources(FetchRequest(sources=sources), store, None, follow(done))
     for failure in found.failures:
         if failure.uri == validation:
             raise ArtifactError(failure.reason)
@@ -244,12 +234,8 @@ def _profile_on(
     # Half of what a Job takes: somebody waits, and what is served corrects the median.
     budget = ProfileBudget(cell_ns=750 * MILLISECOND, cell_max_ns=1_500 * MILLISECOND)
     with say.steps(f"profiling on {pool.id}") as done:
-
-        def report(progress: "Progress") -> None:
-            cached = " (cached)" if progress.cached else ""
-            done(progress.done, progress.total, f"{pool.id}: {progress.subject}{cached}")
-
-        profiles = profile_variants(variants, pool, cores, store, report, budget)
+        lead = f"{pool.id}:"
+        profiles = profile_variants(variants, pool, cores, store, follow(done, lead), budget)
     noisy = sum(it.noise is not None and it.noise.noisy for it in profiles)
     if noisy:
         say(

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 from isochrone.build_document import ACCURACY_UNKNOWN, accuracy_request
 from isochrone.catalog import AccuracySource, Precision, Variant
 from isochrone.ids import ModelId
-from isochrone_cli.console import Say
+from isochrone_cli.console import Say, follow
 from isochrone_cli.machine import Machine
 
 if TYPE_CHECKING:  # the builder imports torch, which takes seconds: only when something is measured
-    from isochrone_builder.request import AccuracyReport, BuildRequest, Progress
+    from isochrone_builder.request import AccuracyReport, BuildRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,10 +70,5 @@ def _judged(
     from isochrone_builder.judging import judge  # noqa: PLC0415 - see the top
 
     with say.steps(f"measuring the accuracy of {variant.id}") as done:
-
-        def report(progress: "Progress") -> None:
-            cached = " (cached)" if progress.cached else ""
-            done(progress.done, progress.total, f"{progress.step} {progress.subject}{cached}")
-
         asked = accuracy_request(request, variant)
-        return judge(asked, store, report, threads=len(machine.cores))
+        return judge(asked, store, follow(done), threads=len(machine.cores))

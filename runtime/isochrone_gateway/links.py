@@ -230,7 +230,6 @@ class _Wire(asyncio.BufferedProtocol):
         self.opened = asyncio.Event()
         self.closed = asyncio.Event()
         self.offset_ns: Nanoseconds = 0
-        self.is_connected = False
         self._link = link
         self._config = config
         self._timed = timed
@@ -250,7 +249,6 @@ class _Wire(asyncio.BufferedProtocol):
             # images would wait in this process, and the executor for this process, between two runs.
             connection: socket.socket = transport.get_extra_info("socket")
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-        self.is_connected = True
         self._heard = time.monotonic_ns()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -302,7 +300,7 @@ class _Wire(asyncio.BufferedProtocol):
 
     def leave(self, reason: str) -> None:
         """Say goodbye where that is possible, and close."""
-        if not self.is_connected or self._transport.is_closing():
+        if self._transport.is_closing():
             return
         self._reason = reason
         if self._session.state is not State.CLOSED:

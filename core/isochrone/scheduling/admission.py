@@ -54,8 +54,7 @@ def precheck(queue: RouteQueue, rows: int, aim: Instant, picture: Picture) -> Ve
     queue.fit(picture.slowest * (1 + picture.margin))
     if len(queue.requests) >= settings.queue_max:
         return Reason.QUEUE_FULL, max(settings.retry_after_min_ns, queue.costs.full_ns)
-    alone = queue.costs.cover_ns[rows] * picture.fastest
-    if now + alone * (1 + picture.margin) > aim:
+    if now + _alone_ns(queue, rows, picture) > aim:
         return Reason.IMPOSSIBLE_DEADLINE, 0
     shares = queue.group.shares
     fills_first = queue.rows + rows <= queue.costs.full
@@ -163,9 +162,13 @@ def _place_amid(queue: RouteQueue, newcomer: Newcomer, picture: Picture) -> tupl
 
 def _reserve_ns(queue: RouteQueue, rows: int, finish: float, picture: Picture) -> float:
     """Return what a newcomer that ends at ``finish`` must leave for a slow spell to come."""
-    alone_ns = queue.costs.cover_ns[rows] * picture.fastest * (1 + picture.margin)
-    wait_ns = finish - picture.now - alone_ns
+    wait_ns = finish - picture.now - _alone_ns(queue, rows, picture)
     return queue.group.overload.reserve_ns(wait_ns, picture.settings)
+
+
+def _alone_ns(queue: RouteQueue, rows: int, picture: Picture) -> float:
+    """Return how long a request may take that need not wait, margin included."""
+    return queue.costs.cover_ns[rows] * picture.fastest * (1 + picture.margin)
 
 
 def grown_ns(queue: RouteQueue, size: int, ahead_ns: float, picture: Picture) -> Nanoseconds:

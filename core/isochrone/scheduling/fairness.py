@@ -170,8 +170,7 @@ class Shares:
             return True
         if now >= self._weigh_at:
             self._weigh_at = now + window_ns // LOOKS_PER_WINDOW
-            given = [other.given_of_late(now, window_ns) for other in self._active.values()]
-            self._given_ns = sum(given)
+            self._given_ns = self._given_to_all(now, window_ns)
         owned = claim.share_ppm / max(self._active_ppm, 1) * self._given_ns
         return claim.given_of_late(now, window_ns) > EXCESS_PART * owned
 
@@ -182,17 +181,20 @@ class Shares:
         if now < max(self._look_at, begun, self._pressed_until):
             return
         self._look_at = now + window_ns // LOOKS_PER_WINDOW
-        given = [other.given_of_late(now, window_ns) for other in self._active.values()]
-        owned = claim.share_ppm / max(self._active_ppm, 1) * sum(given)
+        owned = claim.share_ppm / max(self._active_ppm, 1) * self._given_to_all(now, window_ns)
         if claim.given_of_late(now, window_ns) >= PRESSED_PART * owned:
             claim.short_since = None
         elif claim.short_since is None:
             claim.short_since = now
         elif now - claim.short_since >= PRESSED_FOR_WINDOWS * window_ns:
             claim.short_since = None
-            again = 0 < now - self._pressed_until < self._windows * window_ns // 2
-            soon = again and self._pressed_until > 0
+            ended = self._pressed_until
+            soon = 0 < ended < now < ended + self._windows * window_ns // 2
             twice = min(2 * self._windows, PRESSED_WINDOWS_MAX)
             self._windows = twice if soon and self._for_all else PRESSED_WINDOWS
             self._for_all = soon
             self._pressed_until = now + self._windows * window_ns
+
+    def _given_to_all(self, now: Instant, window_ns: Nanoseconds) -> float:
+        """Return the lane time that all active services were given of late."""
+        return sum([other.given_of_late(now, window_ns) for other in self._active.values()])

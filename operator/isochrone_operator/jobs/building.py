@@ -121,10 +121,11 @@ def build(
         owned=owned,
         refused=refused,
         taken=tuple(name for name in expected if name in facts.written),
-        basis=_basis(
-            request,
-            [*(it for it in expected if it in facts.written), *(it.reason for it in refused)],
-            settings,
+        basis=basis_of(
+            encode(request),
+            settings.images.runtime_torch,
+            *(it for it in expected if it in facts.written),
+            *(it.reason for it in refused),
         ),
         total=len(expected) + len(refused),
     )
@@ -206,10 +207,10 @@ def _plan(model: Model, request: BuildRequest, settings: Settings) -> JobPlan:
     )
 
 
-def _basis(request: BuildRequest, beside: Sequence[str], settings: Settings) -> str:
-    """Return the digest of what a build's outcome depends on; ``beside`` is not in the request."""
-    digest = hashlib.sha256(encode(request))
-    for part in (settings.images.runtime_torch, *beside):
+def basis_of(request: bytes, *beside: str) -> str:
+    """Return the digest of what a Job's outcome depends on: ``request``, encoded, and what is ``beside`` it."""
+    digest = hashlib.sha256(request)
+    for part in beside:
         digest.update(b"\0" + part.encode())
     return digest.hexdigest()[:BASIS_LENGTH]
 

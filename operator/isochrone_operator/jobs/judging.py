@@ -6,7 +6,6 @@ variant's status: while that is not the wanted one, it is found out again. Meanw
 unless it is of another artifact or metric: what answers requests was then never measured.
 """
 
-import hashlib
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -15,7 +14,6 @@ from isochrone.api.model import Model
 from isochrone.api.modelvariant import AccuracyRecord, MeasuredAccuracy, ModelVariant
 from isochrone.build_document import (
     AccuracyReport,
-    AccuracyRequest,
     BuildRequest,
     accuracy_request,
     bounded,
@@ -32,7 +30,7 @@ from isochrone_operator.jobs.attempts import (
     latest_attempt,
     running,
 )
-from isochrone_operator.jobs.building import BASIS_LENGTH, BuildFacts, waits_for
+from isochrone_operator.jobs.building import BuildFacts, basis_of, waits_for
 from isochrone_operator.jobs.fetching import fetch
 from isochrone_operator.jobs.manifests import (
     BUILD_DEADLINE_S,
@@ -89,7 +87,9 @@ def judge(variant: ModelVariant, model: Model, facts: BuildFacts, settings: Sett
     if obstacle:
         reason, _, message = obstacle.partition(": ")
         return wish.as_is(Progress(phase=Phase.FAILED, reason=reason, message=message))
-    wish = replace(wish, basis=_basis(asked, settings))
+    # As far as it is known before anything is fetched.
+    basis = basis_of(encode(asked), settings.images.runtime_torch, str(ACCURACY_VERSION))
+    wish = replace(wish, basis=basis)
     if record is not None and record.basis == wish.basis:
         if record.reason is not None:
             message = record.message or ""
@@ -179,10 +179,3 @@ def _plan(wish: _Wish, request: BuildRequest, settings: Settings) -> JobPlan:
         deadline_s=BUILD_DEADLINE_S,
         pod=build_pod(source_claims(model), settings, command="accuracy"),
     )
-
-
-def _basis(asked: AccuracyRequest, settings: Settings) -> str:
-    """Return the digest of what the outcome depends on, as far as it is known before anything is fetched."""
-    digest = hashlib.sha256(encode(asked))
-    digest.update(f"\0{settings.images.runtime_torch}\0{ACCURACY_VERSION}".encode())
-    return digest.hexdigest()[:BASIS_LENGTH]
