@@ -105,13 +105,16 @@ class Link:
         return size + (0 if self._tls is None else self._tls.pending())
 
     def next_frame(self) -> Frame | None:
-        """Return the next complete frame.
+        """Return the next complete frame, with what of its payload is there by now.
 
-        Raises ``ProtocolError`` as the session does, and with TLS ``LinkLostError`` as ``read``.
+        Raises ``ProtocolError`` as the session does, and ``LinkLostError`` as ``read``.
         """
         frame = self.session.next_frame()
         if self._tls is not None:
             return self._next_decrypted(frame, self._tls)
+        if frame is None and self.session.is_receiving_payload:
+            self.read()  # now that the head has told where the rest belongs
+            frame = self.session.next_frame()
         self.more = frame is not None and self.session.has_unread
         return frame
 

@@ -4,8 +4,8 @@ A frame is a prefix of 12 bytes (the magic ``ISO1``, header length and payload l
 little-endian), a msgpack header, and the payload as raw bytes. Sans-I/O and pure: ``FrameReader``
 says where the next bytes belong and hands out frames that are complete. As soon as a header is
 there, its ``admit`` is asked where the payload shall go; from then on payload bytes are received
-straight into that memory. Only what the same read happened to bring along behind the header, at
-most ``HEADER_BYTES_MAX``, is copied.
+straight into that memory. Only what the same read happened to bring along behind the header, less
+than ``_READ_BYTES_MAX``, is copied.
 
 Called by ``session``, which is what gateway and executor use; see the sketch there.
 """
@@ -29,6 +29,9 @@ _PREFIX: Final = Struct("<4sII")
 PREFIX_BYTES: Final[Bytes] = _PREFIX.size
 _SCRATCH_BYTES: Final[Bytes] = PREFIX_BYTES + HEADER_BYTES_MAX
 """The largest head of a frame, so that a full scratch always holds a complete one."""
+_READ_BYTES_MAX: Final[Bytes] = 8 * KIB
+"""Bytes received at once where a head is awaited: nearly always all of it, and what small models
+take with it. More would only be copied, as the start of a large payload."""
 
 
 class Frame:
@@ -132,7 +135,7 @@ class FrameReader:
             self._scratch[:unread] = self._scratch[self._start : self._end]
             self._start, self._end = 0, unread
         assert self._end < _SCRATCH_BYTES, "take the frames with next_frame() before reading on"
-        return self._scratch[self._end :]
+        return self._scratch[self._end : self._end + _READ_BYTES_MAX]
 
     def received(self, count: int) -> None:
         """Note that ``count`` bytes were written to the start of what ``get_buffer`` returned."""
