@@ -95,7 +95,10 @@ def build(folder: Path) -> tuple[Path, tuple[Variant, ...]]:
             },
         )
     request = build_request(
-        samples, precisions=(Precision.FP32, Precision.BF16, Precision.INT8), backends=BACKENDS
+        samples,
+        precisions=(Precision.FP32, Precision.BF16, Precision.INT8),
+        backends=BACKENDS,
+        batch_sizes=(1,),
     )
     store = folder / "store"
     report = build_model(request, store, _tell, threads=1)

@@ -24,9 +24,13 @@ def require_models() -> None:
 
 
 def build_request(
-    samples: Path, *, precisions: tuple[Precision, ...], backends: tuple[BackendName, ...]
+    samples: Path,
+    *,
+    precisions: tuple[Precision, ...],
+    backends: tuple[BackendName, ...],
+    batch_sizes: tuple[int, ...],
 ) -> BuildRequest:
-    """Return the request for these variants, for a batch of one, measured on ``samples``."""
+    """Return the request for these variants, measured on ``samples``."""
     return BuildRequest(
         namespace="bench",
         name="tags",
@@ -46,5 +50,5 @@ def build_request(
         ),
         precisions=precisions,
         backends=backends,
-        batch_sizes=(1,),
+        batch_sizes=batch_sizes,
     )

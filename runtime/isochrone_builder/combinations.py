@@ -20,7 +20,7 @@ _PRECISIONS: Final[Mapping[BackendName, tuple[Precision, ...]]] = {
     BackendName.SYNTHETIC: (),
 }
 _RECIPES: Final[Mapping[tuple[BackendName, Precision], int]] = {
-    (BackendName.OPENVINO, Precision.INT8): 1,
+    (BackendName.OPENVINO, Precision.INT8): 2,
 }
 
 
