@@ -78,7 +78,7 @@ QUESTIONS: Final = (
     Question(
         name="complete",
         shape=COMPLETE,
-        work_limit=1.2,
+        work_limit=2,
         gap_ppm=0,
         fallback=False,
         wanted="gap ≤ 5 % in 10 s",

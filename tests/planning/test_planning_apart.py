@@ -104,3 +104,18 @@ def test_one_changed_service_moves_no_other_namespace(world: ModuleType) -> None
     others = [it for it in made.groups if it.namespace != first.namespace]
     assert others == [it for it in after.groups if it.namespace != first.namespace]
     assert ViolationKind.STALE not in {it.kind for it in violations(changed, after)}
+
+
+def test_a_service_more_is_no_new_question_for_other_namespaces(world: ModuleType) -> None:
+    problem = crowd(world, nodes=200)
+    newcomer = world.service("zz", namespace="ns-3", model="ns-3/m", rate=20, target_ms=200)
+    grown = replace(
+        problem,
+        running=plan(problem),
+        demand=replace(problem.demand, services=(*problem.demand.services, newcomer)),
+    )
+    before = apart.parts_of(replace(problem, running=plan(problem)))
+    after = apart.parts_of(grown)
+    assert [it for it in before if before[it] != after[it]] == ["ns-3"]
+    total = sum(it.settings.work_limit for it in after.values())
+    assert problem.settings.work_limit <= total <= 2 * problem.settings.work_limit

@@ -208,19 +208,23 @@ def test_a_board_agrees_with_the_selection_that_it_stands_for(
     assert board.bill_uph == bill_uph(problem, selection)
     for choice in selection.choices:
         service = choice.candidate.service
+        lifted = board.without(service)
+        assert board.selection() == selection
         board.remove(service)
+        assert lifted.selection() == board.selection()
+        assert lifted.bill_uph == board.bill_uph
         assert board.selection() == removed(problem, selection, service)
         table = next(it for it in options if it.service.id == service)
         for one in table.candidates:
             for shared in (False, True):
-                step = board.tried(one, shared=shared)
+                step = board.tried(board.offer(one, table.service), shared=shared)
                 value = added(problem, removed(problem, selection, service), one, shared=shared)
                 if value is not None and not fits(problem, value):
                     value = None
                 assert (step is None) == (value is None)
                 if step is not None and value is not None:
                     assert board.bill_uph + step.bill_uph == bill_uph(problem, value)
-        again = board.tried(choice.candidate, shared=choice.shared)
+        again = board.tried(board.offer(choice.candidate, table.service), shared=choice.shared)
         assert again is not None
         board.add(again)
     assert board.bill_uph == bill_uph(problem, selection)

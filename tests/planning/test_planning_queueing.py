@@ -16,10 +16,11 @@ from isochrone.planning.attainment import (
     ends_ns,
     execution,
     execution_quantile_ns,
+    fewest,
     predicted_ns,
     refused_of_bursts_ppb,
-    replicas_needed,
 )
+from isochrone.planning.company import shared_replicas_needed
 from isochrone.planning.problem import PlannerSettings
 from isochrone.planning.queueing import (
     PATIENCE_MAX,
@@ -35,7 +36,6 @@ from isochrone.planning.sharing import (
     shared_holds,
     shared_level,
     shared_predicted_ns,
-    shared_replicas_needed,
 )
 from isochrone.units import MILLISECOND, SECOND
 
@@ -272,11 +272,11 @@ def test_the_fewest_workers_hold_and_one_less_does_not(
     service = world.service("a", target_ms=target_ms, rate=rate)
     target_ns = service.objectives.latency_ns
     figures = execution(world.batch(size, p50_ms, tail), service.load, 990_000)
-    workers = replicas_needed(figures, latency_ns=target_ns, rate_rps=rate, settings=IDEAL)
-    if workers is None:
+    sized = fewest(figures, latency_ns=target_ns, rate_rps=rate, settings=IDEAL)
+    if sized is None:
         return
-    now = predicted_ns(figures, rate_rps=rate, replicas=workers, settings=IDEAL)
-    assert now is not None
+    workers, now = sized
+    assert now == predicted_ns(figures, rate_rps=rate, replicas=workers, settings=IDEAL)
     assert now <= target_ns
     capacity = capacity_rps(figures, latency_ns=target_ns, replicas=workers, settings=IDEAL)
     assert capacity >= rate * (1 - 1e-6)

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from typing import Any, ClassVar, Final, Self
 
 from pydantic import (
@@ -27,6 +28,8 @@ VERSION: Final = "v1alpha1"
 API_VERSION: Final = "isochrone.dev/v1alpha1"
 
 _ALIASES: Final = {"cluster_api": "clusterAPI"}
+KEYS_KEPT: Final = 256
+"""Names of fields that lists are told apart by: one for each kind of item, and there are some dozens."""
 
 
 def alias_of(name: str) -> str:
@@ -111,7 +114,7 @@ class Keyed:
 
     def _check(self, items: tuple[BaseModel, ...]) -> tuple[BaseModel, ...]:
         _refuse_twins(
-            [getattr(item, _attribute(item, self.key)) for item in items], f"`{self.key}`"
+            [getattr(item, _attribute(type(item), self.key)) for item in items], f"`{self.key}`"
         )
         return items
 
@@ -150,8 +153,9 @@ class Unique:
         return json_schema
 
 
-def _attribute(item: BaseModel, alias: str) -> str:
-    return next(name for name in type(item).model_fields if alias_of(name) == alias)
+@lru_cache(maxsize=KEYS_KEPT)
+def _attribute(kind: type[BaseModel], alias: str) -> str:
+    return next(name for name in kind.model_fields if alias_of(name) == alias)
 
 
 def _refuse_twins(values: list[Any], noun: str) -> None:

@@ -1,4 +1,4 @@
-"""Problem in, plan out. Pure and deterministic; the solver lives in one module, ``exact``.
+"""Problem in, plan out. Pure and deterministic; CP-SAT lives in one module, ``exact_program``.
 
 ``plan(problem)`` is what the operator and the command line call; ``violations`` judges any plan
 anew, and ``diff`` says what changes from one to the next.

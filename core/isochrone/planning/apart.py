@@ -7,23 +7,27 @@ Called by ``planner`` for more than `TOGETHER_MAX` services. Bounded: one table 
 over the candidates of each; what a namespace would choose is kept, so that a change in one costs one.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import replace
-from typing import Final
+from math import floor, log2
+from typing import Final, TypeVar
 
+from isochrone.catalog import Catalog
 from isochrone.demand import Demand, Service
 from isochrone.fleet import Fleet, Host
-from isochrone.ids import HostId, Namespace, PoolId, ServiceId, split_qualified
-from isochrone.plan import Plan
+from isochrone.ids import HostId, Namespace, PoolId, split_qualified
+from isochrone.plan import Group, Plan, ServicePlan
 from isochrone.planning import greedy
 from isochrone.planning.candidates import ServiceOptions
 from isochrone.planning.options import tables as tables_of
-from isochrone.planning.problem import Problem, nodes_bill_uph, serving_order
+from isochrone.planning.problem import WORK_MIN, Problem, nodes_bill_uph, serving_order
 from isochrone.planning.selection import NOTHING, Selection, usage
 
 TOGETHER_MAX: Final = 64
 """Services up to which all are planned jointly: beyond, the solver's start alone takes seconds."""
 
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
 Parts = Mapping[Namespace, Problem]
 Chosen = dict[Namespace, Selection]
 
@@ -35,40 +39,61 @@ def is_large(problem: Problem) -> bool:
 
 
 def parts_of(problem: Problem) -> dict[Namespace, Problem]:
-    """Return the problem of each namespace, with its part of the solver's work, in order."""
-    total = len(problem.demand.services)
-    services: dict[Namespace, list[ServiceId]] = {}
-    for service in problem.demand.services:
-        services.setdefault(service.namespace, []).append(service.id)
-    return {
-        namespace: _part(problem, namespace, len(services[namespace]) / total)
-        for namespace in sorted(services)
-    }
+    """Return the problem of each namespace, with its part of the solver's work, in order.
 
-
-def _part(problem: Problem, namespace: Namespace, share: float) -> Problem:
-    services = tuple(it for it in problem.demand.services if it.namespace == namespace)
-    models = {it.model for it in services}
-    running = problem.running
-    return Problem(
-        catalog=replace(
-            problem.catalog,
-            models=tuple(it for it in problem.catalog.models if it.id in models),
-            variants=tuple(it for it in problem.catalog.variants if it.model in models),
-        ),
-        fleet=problem.fleet,
-        demand=Demand(
-            services=services,
-            budgets=tuple(it for it in problem.demand.budgets if it.namespace == namespace),
-        ),
-        running=None if running is None else _running(running, namespace, problem.fleet),
-        settings=replace(problem.settings, work_limit=problem.settings.work_limit * share),
+    It holds nothing that comes from the others, so that it is the same again while they change.
+    """
+    demand, running = problem.demand, problem.running
+    services = _parted(demand.services, lambda it: it.namespace)
+    budgets = _parted(demand.budgets, lambda it: it.namespace)
+    models = {it.id: it for it in problem.catalog.models}
+    variants = _parted(problem.catalog.variants, lambda it: it.model)
+    groups = _parted(() if running is None else running.groups, lambda it: it.namespace)
+    served = _parted(
+        () if running is None else running.services, lambda it: split_qualified(it.service)[0]
     )
+    parts: dict[Namespace, Problem] = {}
+    for namespace in sorted(services):
+        own = services[namespace]
+        wanted = sorted({it.model for it in own})
+        work = _work(problem.settings.work_limit, len(own) / len(demand.services))
+        before = groups.get(namespace, ()), served.get(namespace, ())
+        parts[namespace] = Problem(
+            catalog=Catalog(
+                models=tuple(models[it] for it in wanted if it in models),
+                variants=tuple(
+                    sorted(
+                        (one for it in wanted for one in variants.get(it, ())), key=lambda it: it.id
+                    )
+                ),
+            ),
+            fleet=problem.fleet,
+            demand=Demand(services=own, budgets=budgets.get(namespace, ())),
+            running=None if running is None else _running(*before, problem.fleet),
+            settings=replace(problem.settings, work_limit=work),
+        )
+    return parts
 
 
-def _running(plan: Plan, namespace: Namespace, fleet: Fleet) -> Plan:
-    groups = tuple(it for it in plan.groups if it.namespace == namespace)
-    services = tuple(it for it in plan.services if split_qualified(it.service)[0] == namespace)
+def _parted(values: Iterable[V], key: Callable[[V], K]) -> dict[K, tuple[V, ...]]:
+    """Return ``values`` by what ``key`` says of each, in their order."""
+    found: dict[K, list[V]] = {}
+    for it in values:
+        found.setdefault(key(it), []).append(it)
+    return {name: tuple(them) for name, them in found.items()}
+
+
+def _work(limit: float, share: float) -> float:
+    """Return the solver's work for ``share`` of all services; none where that is too little to begin.
+
+    A half, a quarter, and so on, of ``limit``, rounded up: a service more in one namespace is no reason
+    to ask for the plans of all others anew.
+    """
+    work = limit / 2 ** floor(-log2(share))
+    return work if work >= WORK_MIN else 0.0
+
+
+def _running(groups: tuple[Group, ...], services: tuple[ServicePlan, ...], fleet: Fleet) -> Plan:
     held: dict[PoolId, int] = {}
     for group in groups:
         held[group.pool] = held.get(group.pool, 0) + group.replicas

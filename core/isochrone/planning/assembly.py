@@ -3,12 +3,14 @@
 Called by ``planner``, once for the fresh choice and once for the running one, and by its benchmark.
 """
 
+from collections import Counter
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final
 
 from isochrone.catalog import ImageFamily
 from isochrone.demand import Isolation, Service
-from isochrone.ids import GroupId, Namespace, PoolId, ServiceId, split_qualified
+from isochrone.ids import GroupId, Namespace, PoolId, ServiceId, VariantId, split_qualified
 from isochrone.plan import Group, Plan, Route, ServicePlan
 from isochrone.planning.attainment import capacity_rps, predicted_ns
 from isochrone.planning.candidates import Candidate
@@ -17,17 +19,34 @@ from isochrone.planning.problem import Problem
 from isochrone.planning.selection import (
     Choice,
     Selection,
+    SharedKey,
     bill_uph,
     choice_cost_uph,
-    shared_members,
 )
-from isochrone.planning.sharing import shared_capacity_rps, shared_level, shared_predicted_ns
+from isochrone.planning.sharing import (
+    Member,
+    shared_capacity_rps,
+    shared_level,
+    shared_predicted_ns,
+    shared_room_ppm,
+)
 from isochrone.units import ONE_PPM, SECOND
 
 NAME_MAX: Final = 63
 """A group names a Deployment and a label value: at most 63 characters."""
 _DIGEST: Final = 8
 _Parts = tuple[Namespace, PoolId, ImageFamily, ServiceId | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Shared:
+    """A shared group: its workers, what runs there, and what they carry (see ``sharing``)."""
+
+    replicas: int
+    variants: frozenset[VariantId]
+    members: tuple[Member, ...]
+    level: int | None
+    room_ppm: int
 
 
 def unexplained(problem: Problem, selection: Selection) -> Plan:
@@ -50,10 +69,10 @@ def group_names(parts: tuple[_Parts, ...]) -> dict[_Parts, GroupId]:
     of names that are too long, or that two groups would bear.
     """
     plain = {part: _plain(part) for part in parts}
-    names = list(plain.values())
+    names = Counter(plain.values())
     result: dict[_Parts, GroupId] = {}
     for part, name in plain.items():
-        if len(name) <= NAME_MAX and names.count(name) == 1:
+        if len(name) <= NAME_MAX and names[name] == 1:
             result[part] = GroupId(name)
             continue
         namespace, pool, family, service = part
@@ -95,20 +114,20 @@ def assemble(
         for choice in selection.choices
         for pool, replicas in choice.held
     ]
-    for key, replicas in selection.shared_replicas:
-        variants = {one.variant: None for one in shared_members(selection, key)}
-        groups.append(
-            Group(
-                id=names[(*key, None)],
-                namespace=key[0],
-                pool=key[1],
-                variants=tuple(sorted(variants)),
-                replicas=replicas,
-                isolation=Isolation.SHARED,
-            )
+    shared = _shared_groups(problem, selection)
+    groups += [
+        Group(
+            id=names[(*key, None)],
+            namespace=key[0],
+            pool=key[1],
+            variants=tuple(sorted(group.variants)),
+            replicas=group.replicas,
+            isolation=Isolation.SHARED,
         )
+        for key, group in shared.items()
+    ]
     planned = [
-        _service_plan(problem, selection, choice, services[choice.candidate.service], names)
+        _service_plan(problem, shared, choice, services[choice.candidate.service], names)
         for choice in selection.choices
     ]
     planned += [_suspended(service) for service in problem.demand.services if service.suspended]
@@ -125,9 +144,29 @@ def _own(choice: Choice, pool: PoolId) -> _Parts:
     return namespace, pool, family, choice.candidate.service
 
 
+def _shared_groups(problem: Problem, selection: Selection) -> dict[SharedKey, _Shared]:
+    """Return the shared groups of ``selection``, each looked at once for all of its members."""
+    there: dict[SharedKey, list[Candidate]] = {key: [] for key, _ in selection.shared_replicas}
+    for choice in selection.choices:
+        if choice.shared:
+            there[choice.key].append(choice.candidate)
+    found: dict[SharedKey, _Shared] = {}
+    for key, replicas in selection.shared_replicas:
+        members = tuple(one.member for one in there[key] if one.member is not None)
+        assert len(members) == len(there[key])
+        found[key] = _Shared(
+            replicas=replicas,
+            variants=frozenset(one.variant for one in there[key]),
+            members=members,
+            level=shared_level(members, replicas, problem.settings),
+            room_ppm=shared_room_ppm(members, replicas, problem.settings),
+        )
+    return found
+
+
 def _service_plan(
     problem: Problem,
-    selection: Selection,
+    shared: dict[SharedKey, _Shared],
     choice: Choice,
     service: Service,
     names: dict[_Parts, GroupId],
@@ -137,8 +176,9 @@ def _service_plan(
     if candidate.parts:
         return _mixed_plan(choice, service, names)
     if choice.shared:
-        replicas = dict(selection.shared_replicas)[choice.key]
-        latency_ns, capacity = _in_company(problem, selection, choice, service, replicas)
+        group = shared[choice.key]
+        replicas = group.replicas
+        latency_ns, capacity = _in_company(problem, group, candidate, service)
     else:
         latency_ns, capacity = _alone(problem, candidate, service, replicas)
     route = Route(
@@ -211,29 +251,21 @@ def _alone(
 
 
 def _in_company(
-    problem: Problem, selection: Selection, choice: Choice, service: Service, replicas: int
+    problem: Problem, group: _Shared, candidate: Candidate, service: Service
 ) -> tuple[int, float]:
-    own = choice.candidate.member
-    parts = [one.member for one in shared_members(selection, choice.key)]
-    members = tuple(part for part in parts if part is not None)
+    own = candidate.member
     assert own is not None
-    assert len(members) == len(parts)
     capacity = shared_capacity_rps(
-        members,
-        own,
-        rate_rps=service.load.peak_rate_rps,
-        replicas=replicas,
-        settings=problem.settings,
+        group.members, own, rate_rps=service.load.peak_rate_rps, room_ppm=group.room_ppm
     )
-    level = shared_level(members, replicas, problem.settings)
     latency_ns = None
-    if level is not None:
+    if group.level is not None:
         latency_ns = shared_predicted_ns(
-            members,
+            group.members,
             own,
-            choice.candidate.execution,
-            replicas=replicas,
-            level=level,
+            candidate.execution,
+            replicas=group.replicas,
+            level=group.level,
             settings=problem.settings,
         )
     if latency_ns is None:

@@ -16,7 +16,7 @@ from isochrone.planning.queueing import (
     PARTS_PER_BILLION,
     dispersion_index,
     normal_quantile,
-    patience_needed,
+    patiences_needed,
     squared_variation,
 )
 from isochrone.units import ONE_PPM, SECOND, Nanoseconds, PartsPerMillion
@@ -24,8 +24,8 @@ from isochrone.units import ONE_PPM, SECOND, Nanoseconds, PartsPerMillion
 LATE_PARTS: Final = (100_000, 500_000, 900_000)
 """How 1 - percentile may be split: the part for lateness; the rest is for refusals. The best of
 them is taken: little lateness suits long patience, much of it a target close to the execution."""
-SPLITS_MAX: Final = 1024
-"""Loads and percentiles whose splits are kept: each is asked for once per row of a table."""
+FILLINGS_MAX: Final = 4096
+"""Loads, batch sizes and percentiles of which is kept what they come to: it is asked for once per row."""
 CAPACITY_STEPS: Final = 40
 """Halvings of a rate: to a part in 10^12."""
 _SCORE_P99: Final = normal_quantile(990_000_000)
@@ -66,7 +66,45 @@ class Execution:
 
 
 def execution(batch: BatchProfile, load: Load, percentile_ppm: PartsPerMillion) -> Execution:
-    """Return how ``load`` executes at ``batch``, whose size is at least ``load.rows_max``.
+    """Return how ``load`` executes at ``batch``, whose size is at least ``load.rows_max``."""
+    filled = _filling(load, batch.size, percentile_ppm)
+    in_batch = filled.requests * squared_variation(max(1, batch.p50_ns), batch.p99_ns)
+    dispersion = (1 + in_batch) * filled.square / filled.mean_rows**2 - 1
+    work_ns = batch.mean_ns * filled.mean_rows / filled.packed
+    own_ns = _quantiles_ns(batch, filled.scores)
+    return Execution(
+        batch=batch,
+        work_ns=work_ns,
+        partial_ns=batch.mean_ns if filled.joinable else 0,
+        dispersion=dispersion_index(max(0.0, dispersion)),
+        burst_ns=load.burst * work_ns,
+        sigma=max(0.0, batch.p99_ns / max(1, batch.p50_ns) - 1) / MEAN_SCALE,
+        splits=tuple([(own, *shares) for own, shares in zip(own_ns, filled.refused, strict=True)]),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Filling:
+    """What a load makes of a batch size, whatever the variant.
+
+    ``requests``: in a full batch, of ``packed`` rows; ``mean_rows`` of one, and the mean of their
+    ``square``; ``joinable``: whether a second one fits. Per way to split 1 - percentile: ``scores``, the
+    normal score of a request's own execution, and ``refused``, the shares of all requests and of those in
+    a burst that may be refused.
+    """
+
+    requests: float
+    packed: float
+    mean_rows: float
+    square: float
+    joinable: bool
+    scores: tuple[float, ...]
+    refused: tuple[tuple[int, int], ...]
+
+
+@lru_cache(maxsize=FILLINGS_MAX)
+def _filling(load: Load, size: int, percentile_ppm: PartsPerMillion) -> _Filling:
+    """Return how requests of ``load`` fill a batch of ``size`` rows.
 
     A batch ends where the next request does not fit. Where all requests are of one size, it holds
     all that whole requests can fill; else the one that did not fit is large with the probability of
@@ -78,24 +116,17 @@ def execution(batch: BatchProfile, load: Load, percentile_ppm: PartsPerMillion) 
     mean_rows = load.rows_mean
     total = sum(share.share_ppm for share in load.sizes)
     square = sum(share.size**2 * share.share_ppm for share in load.sizes) / total
-    alike = batch.size // rows_max * rows_max
-    packed = alike if len(sizes) == 1 else batch.size - (square / mean_rows - 1)
-    requests = max(1.0, packed / mean_rows)
-    in_batch = requests * squared_variation(max(1, batch.p50_ns), batch.p99_ns)
-    dispersion = (1 + in_batch) * square / mean_rows**2 - 1
-    work_ns = batch.mean_ns * mean_rows / packed
-    joinable = batch.size // min(sizes) > 1
-    return Execution(
-        batch=batch,
-        work_ns=work_ns,
-        partial_ns=batch.mean_ns if joinable else 0,
-        dispersion=dispersion_index(max(0.0, dispersion)),
-        burst_ns=load.burst * work_ns,
-        sigma=max(0.0, batch.p99_ns / max(1, batch.p50_ns) - 1) / MEAN_SCALE,
-        splits=tuple(
-            (execution_quantile_ns(batch, level_ppb), refused_ppb, of_bursts_ppb)
-            for level_ppb, refused_ppb, of_bursts_ppb in _splits(load, percentile_ppm)
-        ),
+    alike = size // rows_max * rows_max
+    packed = alike if len(sizes) == 1 else size - (square / mean_rows - 1)
+    splits = _splits(load, percentile_ppm)
+    return _Filling(
+        requests=max(1.0, packed / mean_rows),
+        packed=packed,
+        mean_rows=mean_rows,
+        square=square,
+        joinable=size // min(sizes) > 1,
+        scores=tuple(normal_quantile(level_ppb) for level_ppb, _, _ in splits),
+        refused=tuple((refused_ppb, of_bursts_ppb) for _, refused_ppb, of_bursts_ppb in splits),
     )
 
 
@@ -117,20 +148,27 @@ def execution_quantile_ns(batch: BatchProfile, level_ppb: int) -> Nanoseconds:
 
     Beyond p999 it goes on along the steeper of the two segments.
     """
+    return _quantiles_ns(batch, (normal_quantile(level_ppb),))[0]
+
+
+def _quantiles_ns(batch: BatchProfile, scores: tuple[float, ...]) -> list[Nanoseconds]:
+    """Return the quantiles of execution time at these normal scores."""
     p50 = float(max(1, batch.p50_ns))
     p99 = max(p50, float(batch.p99_ns))
     p999 = max(p99, float(batch.p999_ns))
-    score = normal_quantile(level_ppb)
     body = log(p99 / p50) / _SCORE_P99
-    if score <= _SCORE_P99:
-        return ceil(p50 * exp(body * score) - 1e-6)
     tail = log(p999 / p99) / (_SCORE_P999 - _SCORE_P99)
-    if score <= _SCORE_P999:
-        return ceil(p99 * exp(tail * (score - _SCORE_P99)) - 1e-6)
-    return ceil(p999 * exp(max(body, tail) * (score - _SCORE_P999)) - 1e-6)
+    found: list[Nanoseconds] = []
+    for score in scores:
+        if score <= _SCORE_P99:
+            found.append(ceil(p50 * exp(body * score) - 1e-6))
+        elif score <= _SCORE_P999:
+            found.append(ceil(p99 * exp(tail * (score - _SCORE_P99)) - 1e-6))
+        else:
+            found.append(ceil(p999 * exp(max(body, tail) * (score - _SCORE_P999)) - 1e-6))
+    return found
 
 
-@lru_cache(maxsize=SPLITS_MAX)
 def _splits(load: Load, percentile_ppm: PartsPerMillion) -> tuple[tuple[int, int, int], ...]:
     """Return (level of own execution, refusals allowed: of all, of bursts), in parts per billion."""
     missed_ppb = (ONE_PPM - percentile_ppm) * 1000
@@ -204,14 +242,20 @@ def predicted_ns(
     if utilization * ONE_PPM > settings.utilization_max_ppm:
         return None
     unit_ns = figures.work_ns / replicas
+    splits = figures.splits
+    refused = [it[1] for it in splits]
+    if figures.burst_ns:
+        refused += [it[2] for it in splits]
+    needed = patiences_needed(utilization, figures.dispersion, refused)
     best = inf
-    for own_ns, refused_ppb, of_bursts_ppb in figures.splits:
-        wait_ns = patience_needed(utilization, figures.dispersion, refused_ppb) * unit_ns
+    for place, (own_ns, _, _) in enumerate(splits):
+        wait_ns = needed[place] * unit_ns
         if figures.burst_ns:
-            needed = patience_needed(utilization, figures.dispersion, of_bursts_ppb)
-            wait_ns = max(wait_ns, needed * unit_ns + figures.burst_ns / replicas)
-        if wait_ns < inf:
-            best = min(best, ends_ns(figures, own_ns, wait_ns + figures.partial_ns, settings))
+            of_bursts = needed[len(splits) + place]
+            wait_ns = max(wait_ns, of_bursts * unit_ns + figures.burst_ns / replicas)
+        wait_ns += figures.partial_ns
+        if wait_ns + own_ns < best:  # else it ends no sooner
+            best = min(best, ends_ns(figures, own_ns, wait_ns, settings))
     return None if best == inf else ceil(settings.overhead_ns + best - 1e-6)
 
 
@@ -230,27 +274,52 @@ def capacity_rps(
     return low
 
 
-def replicas_needed(
-    figures: Execution, *, latency_ns: Nanoseconds, rate_rps: float, settings: PlannerSettings
-) -> int | None:
-    """Return the fewest workers of its own that meet the target, up to the settings' maximum."""
-    if unloaded_ns(figures, settings) > latency_ns:
-        return None
+def least_replicas(
+    batch: BatchProfile, load: Load, percentile_ppm: PartsPerMillion, settings: PlannerSettings
+) -> int:
+    """Return the workers whose lanes carry the peak rate at ``batch``, however long requests wait."""
+    filled = _filling(load, batch.size, percentile_ppm)
+    return _busiest(batch.mean_ns * filled.mean_rows / filled.packed, load.peak_rate_rps, settings)
 
-    def enough(replicas: int) -> bool:
-        found_ns = predicted_ns(figures, rate_rps=rate_rps, replicas=replicas, settings=settings)
-        return found_ns is not None and found_ns <= latency_ns
 
+def _busiest(work_ns: float, rate_rps: float, settings: PlannerSettings) -> int:
+    """Return the fewest lanes that are no busier than the settings allow."""
     busiest = settings.utilization_max_ppm / ONE_PPM
-    low = max(1, ceil(rate_rps * figures.work_ns / (SECOND * busiest) - 1e-9))
-    high = settings.replicas_max
-    if low > high:
+    return max(1, ceil(rate_rps * work_ns / (SECOND * busiest) - 1e-9))
+
+
+def fewest(
+    figures: Execution,
+    *,
+    latency_ns: Nanoseconds,
+    rate_rps: float,
+    settings: PlannerSettings,
+    most: int | None = None,
+) -> tuple[int, Nanoseconds] | None:
+    """Return the fewest workers of its own that meet the target, and ``predicted_ns`` on so many.
+
+    None where it takes more than ``most``, or than the settings allow.
+    """
+    low = _busiest(figures.work_ns, rate_rps, settings)
+    high = settings.replicas_max if most is None else min(most, settings.replicas_max)
+    if low > high or unloaded_ns(figures, settings) > latency_ns:
         return None
-    if enough(low):
-        return low
-    if not enough(high):
+
+    def predicted(replicas: int) -> Nanoseconds | None:
+        found_ns = predicted_ns(figures, rate_rps=rate_rps, replicas=replicas, settings=settings)
+        return None if found_ns is None or found_ns > latency_ns else found_ns
+
+    found_ns = predicted(low)
+    if found_ns is not None:
+        return low, found_ns
+    found_ns = predicted(high) if high > low else None
+    if found_ns is None:
         return None
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
-    return high
+        middle_ns = predicted(middle)
+        if middle_ns is None:
+            low = middle
+        else:
+            high, found_ns = middle, middle_ns
+    return high, found_ns

@@ -12,6 +12,7 @@ from isochrone.demand import Service
 from isochrone.ids import GroupId
 from isochrone.plan import Explanation, Group, Option, PlanReason, ServicePlan
 from isochrone.planning.alternatives import nearest_feasible
+from isochrone.planning.board import Board
 from isochrone.planning.candidates import Candidate, Rejection, ServiceOptions, Stage
 from isochrone.planning.problem import Problem, may_use, namespace_budget, serving_order
 from isochrone.planning.selection import (
@@ -67,6 +68,7 @@ def explain(
     priced = affordable(problem, serving_order(problem))
     plans = {plan.service: plan for plan in services}
     by_id = {group.id: group for group in groups}
+    board = Board(problem, selection)
     result: list[Explanation] = []
     for service in problem.demand.services:
         choice = selection.choice(service.id)
@@ -78,7 +80,7 @@ def explain(
             plan = plans[service.id]
             told = _served(problem, tables[service.id], selection, choice, plan, by_id)
             if service.id in priced:
-                prices = shadow_prices(problem, tables[service.id], selection)
+                prices = shadow_prices(problem, tables[service.id], board)
                 told = replace(told, shadow_prices=prices)
             result.append(told)
     return tuple(result)

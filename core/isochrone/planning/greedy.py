@@ -12,11 +12,13 @@ import random
 from typing import Final
 
 from isochrone.ids import PoolId, ServiceId
-from isochrone.planning.board import Board, Step
-from isochrone.planning.candidates import ServiceOptions
+from isochrone.planning.board import Board, Offer, Step
+from isochrone.planning.candidates import ServiceOptions, by_name
+from isochrone.planning.leasts import Least, least
+from isochrone.planning.narrowing import taken_apart
 from isochrone.planning.problem import Problem, serving_order
 from isochrone.planning.pruning import cheapest_only
-from isochrone.planning.selection import NOTHING, Choice, Selection, is_running
+from isochrone.planning.selection import NOTHING, Selection, running_way
 
 PASSES: Final = 2
 """One to place every service, one to place each again among the others: more gained nothing."""
@@ -35,6 +37,8 @@ node that is half empty is dear for who comes first, and free for the next."""
 
 LENIENCE: Final = 0.01
 """How much dearer, at first, a board may become in the hope of what lies behind."""
+WORK_ANEW: Final = 1.0
+"""Work of the solver that makes up for a search, where it plans a namespace at a time."""
 
 _Rank = tuple[int, bool, int, int, str, str, int, bool]
 
@@ -42,9 +46,12 @@ _Rank = tuple[int, bool, int, int, str, str, int, bool]
 def start(problem: Problem, options: tuple[ServiceOptions, ...]) -> Selection:
     """Return a selection that holds, for ``exact`` to begin at.
 
-    Where nobody may share, the solver proves the best in a tenth of the time of a search: there is none.
+    Where nobody may share, the solver proves the best in a tenth of the time of a search; and where it
+    plans a namespace at a time, given `WORK_ANEW`, it ends as well from any start. Then there is none.
     """
-    if any(one.member is not None for table in options for one in table.candidates):
+    shares = any(one.member is not None for table in options for one in table.candidates)
+    anew = problem.settings.work_limit >= WORK_ANEW and taken_apart(options)
+    if shares and not anew:
         return solve(problem, options)
     board = Board(problem, NOTHING)
     tables = {table.service.id: table for table in options}
@@ -81,15 +88,16 @@ def place(problem: Problem, selection: Selection, table: ServiceOptions) -> Sele
 def place_well(problem: Problem, board: Board, table: ServiceOptions) -> bool:
     """Put a service where the bill grows least; ties: no change, accuracy, few workers."""
     best: tuple[_Rank, Step] | None = None
+    runs = running_way(problem, table.service.id)
     for one in table.candidates:
+        offer = board.offer(one, table.service)
         for shared in (False, True):
-            step = board.tried(one, shared=shared)
+            step = board.tried(offer, shared=shared)
             if step is None or (best is not None and step.bill_uph > best[0][0]):
                 continue
-            choice = Choice(candidate=one, shared=shared, replicas=0 if shared else one.replicas)
             rank = (
                 step.bill_uph,
-                not is_running(problem, choice),
+                runs != (by_name(one), shared),
                 -one.merit_ppm,
                 step.workers,
                 one.variant,
@@ -105,21 +113,33 @@ def place_well(problem: Problem, board: Board, table: ServiceOptions) -> bool:
     return True
 
 
+def _placed(
+    board: Board, taken: list[tuple[Offer, ...]], smoothness: float, shunned: PoolId | None
+) -> list[ServiceId]:
+    """Put services back, one after the other, until one finds no place; return those that did."""
+    placed: list[ServiceId] = []
+    for offers in taken:
+        if not _place_cheaply(board, offers, smoothness, shunned):
+            break
+        placed.append(offers[0].candidate.service)
+    return placed
+
+
 def _place_cheaply(
-    board: Board, table: ServiceOptions, smoothness: float, shunned: PoolId | None
+    board: Board, offers: tuple[Offer, ...], smoothness: float, shunned: PoolId | None
 ) -> bool:
     """Put a service where bill and price of accelerators grow least together, off ``shunned``."""
     best: Step | None = None
-    least = 0.0
-    for one in table.candidates:
-        if one.pool == shunned:
+    lowest = 0.0
+    for offer in offers:
+        if offer.candidate.pool == shunned:
             continue
         for shared in (False, True):
-            step = board.tried(one, shared=shared)
+            step = board.tried(offer, shared=shared)
             if step is not None:
                 cost = step.bill_uph + smoothness * step.price_uph
-                if best is None or cost < least:
-                    best, least = step, cost
+                if best is None or cost < lowest:
+                    best, lowest = step, cost
     if best is None:
         return False
     board.add(best)
@@ -130,52 +150,69 @@ def _search(problem: Problem, board: Board, tables: dict[ServiceId, ServiceOptio
     """Take services off and put them back, and keep what is hardly dearer, while looks are left.
 
     Hardly is ever less: at the end the best board that was seen is the answer (threshold accepting:
-    Dueck and Scheuer, 1990). Who goes unserved stays so: nobody is put in the place of another.
+    Dueck and Scheuer, 1990). It ends sooner where nothing can be cheaper: neither the bill nor, since
+    other namespaces may use what is left of a node, the accelerators. Who goes unserved stays so: nobody
+    is put in the place of another.
     """
     draw = random.Random(problem.settings.seed)  # noqa: S311 - a search, no secret
     served = sorted(board.chosen)
-    budget = min(LOOKS_MAX, LOOKS_EACH * sum(len(tables[it].candidates) for it in served))
-    looks = budget
-    if len(served) < 2:  # noqa: PLR2004 - one alone has the best place there is
+    goal = least(problem, [tables[it] for it in served])
+    if len(served) < 2 or _is_least(board, goal):  # noqa: PLR2004 - one alone has the best place
         return
+    offers = {
+        it: tuple(board.offer(one, tables[it].service) for one in tables[it].candidates)
+        for it in served
+    }
+    budget = min(LOOKS_MAX, LOOKS_EACH * sum(len(offers[it]) for it in served))
+    looks = budget
     best = dict(board.chosen)
-    least = board.bill_uph, round(board.price_uph)
+    lowest = board.bill_uph, round(board.price_uph)
     while looks > 0:
-        taken = _neighbourhood(board, draw, served)
-        closes = draw.randrange(CLOSE_EVERY) == 0
-        shunned = board.chosen[taken[0]].candidate.pool if closes else None
-        near = [it for it in served if board.chosen[it].candidate.pool == shunned]
-        taken = draw.sample(near, min(len(near), CLOSED_MAX)) or taken
+        taken, shunned = _taken(board, draw, served)
         smoothness = draw.choice(SMOOTHNESS)
         worth = 2 * board.bill_uph + board.price_uph
         allowed = worth * (1 + LENIENCE * max(0, 2 * looks - budget) / budget) + 1
         old = [board.chosen[service] for service in taken]
         for service in taken:
             board.remove(service)
-        placed: list[ServiceId] = []
         draw.shuffle(taken)
-        for service in taken:
-            looks -= 1 + len(tables[service].candidates)
-            if not _place_cheaply(board, tables[service], smoothness, shunned):
-                break
-            placed.append(service)
-        if len(placed) == len(taken) and 2 * board.bill_uph + board.price_uph <= allowed:
-            now = board.bill_uph, round(board.price_uph)
-            if now < least:
-                best, least = dict(board.chosen), now
+        placed = _placed(board, [offers[service] for service in taken], smoothness, shunned)
+        looks -= sum(1 + len(offers[service]) for service in taken[: len(placed) + 1])
+        if len(placed) < len(taken) or 2 * board.bill_uph + board.price_uph > allowed:
+            for service in placed:
+                board.remove(service)
+            _set(board, old)
             continue
-        for service in placed:
-            board.remove(service)
-        _set(board, old)
+        now = board.bill_uph, round(board.price_uph)
+        if now < lowest:
+            best, lowest = dict(board.chosen), now
+            if _is_least(board, goal):
+                break
     for service in served:
         board.remove(service)
     _set(board, list(best.values()))
 
 
+def _taken(
+    board: Board, draw: random.Random, served: list[ServiceId]
+) -> tuple[list[ServiceId], PoolId | None]:
+    """Return the services to take off the board, and the pool that they may not go back to, if any."""
+    taken = _neighbourhood(board, draw, served)
+    if draw.randrange(CLOSE_EVERY):
+        return taken, None
+    closed = board.chosen[taken[0]].candidate.pool
+    near = [it for it in served if board.chosen[it].candidate.pool == closed]
+    return draw.sample(near, min(len(near), CLOSED_MAX)), closed
+
+
+def _is_least(board: Board, goal: Least) -> bool:
+    return (board.bill_uph, board.accelerators_uph) == (goal.bill_uph, goal.accelerators_uph)
+
+
 def _set(board: Board, steps: list[Step]) -> None:
     """Put back what stood on the board together."""
     for step in steps:
-        again = board.tried(step.candidate, shared=step.shared)
+        again = board.tried(step.offer, shared=step.shared)
         assert again is not None, "what stood on the board stands there again"
         board.add(again)
 
@@ -185,13 +222,13 @@ def _neighbourhood(board: Board, draw: random.Random, served: list[ServiceId]) -
     kind = draw.randrange(4)
     first = draw.choice(served)
     step = board.chosen[first]
-    key = board.key_of(step.candidate)
+    key = step.offer.key
     if kind == 0 and step.shared:
         near = list(board.members(key))
     elif kind == 1:
         near = [it for it in served if board.chosen[it].candidate.pool == step.candidate.pool]
     elif kind == 2:  # noqa: PLR2004 - one of four kinds
-        near = [it for it in served if board.key_of(board.chosen[it].candidate)[0] == key[0]]
+        near = [it for it in served if board.chosen[it].offer.key[0] == key[0]]
     else:
         near = served
     count = min(len(near), draw.randint(1, TAKEN_MAX))

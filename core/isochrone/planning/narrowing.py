@@ -1,6 +1,6 @@
-"""The tables that a stage of the exact planner looks at, where all rows would be too many.
+"""Which tables are too much for one look of the exact planner, and what a stage of it looks at then.
 
-Called by ``exact`` alone. Pure.
+Called by ``exact``, and by ``greedy`` for its start. Pure.
 """
 
 from dataclasses import replace
@@ -13,6 +13,14 @@ from isochrone.planning.selection import Selection
 
 REFINED_MAX: Final = 1500
 """Candidates up to which ties in cost are settled over the whole program."""
+SHARED_MAX: Final = 1000
+"""Ways to share workers up to which the solver mostly settles all of them at once, in a second or two."""
+
+
+def taken_apart(options: tuple[ServiceOptions, ...]) -> bool:
+    """Return whether these are planned a namespace at a time (``decomposed``), being too many for one go."""
+    sharing = sum(one.member is not None for table in options for one in table.candidates)
+    return sharing > SHARED_MAX and len({table.service.namespace for table in options}) > 1
 
 
 def with_start(cheap: ServiceOptions, table: ServiceOptions, start: Selection) -> ServiceOptions:

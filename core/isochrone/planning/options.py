@@ -6,22 +6,24 @@ rejections, which explanations quote. Called by ``planner``; read by ``exact``, 
 """
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from isochrone.catalog import AccuracyMetric, BatchProfile, Variant
 from isochrone.demand import AccuracyBound, Isolation, Service
 from isochrone.fleet import Pool
-from isochrone.ids import PoolId
+from isochrone.ids import PoolId, VariantId
 from isochrone.plan import held_ppm, meets_floor
 from isochrone.planning.attainment import (
     Execution,
     execution,
+    fewest,
+    least_replicas,
     predicted_ns,
-    replicas_needed,
     unloaded_ns,
 )
 from isochrone.planning.candidates import Candidate, Rejection, ServiceOptions, Stage
+from isochrone.planning.company import alone, levels_of, size_of
 from isochrone.planning.mixing import mixes, sizes_vary
 from isochrone.planning.problem import (
     Problem,
@@ -33,8 +35,8 @@ from isochrone.planning.problem import (
     pages_of,
     serving_order,
 )
-from isochrone.planning.pruning import dominated, outdone, prune
-from isochrone.planning.sharing import Member, member, shared_replicas_needed
+from isochrone.planning.pruning import dominated, outdone, prune, running_choice
+from isochrone.planning.sharing import Member, member
 from isochrone.units import (
     MicroDollarsPerHour,
     Nanoseconds,
@@ -59,6 +61,38 @@ def shared_cost_uph(
     return max(by_lane, by_pages)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Limits:
+    """What one service may have of one pool, on an empty fleet.
+
+    ``accelerators``, and ``ceiling_uph`` for all that its namespace holds. ``one_each``: whether of a
+    variant only the batch size that takes the fewest workers is of interest: nobody shares, and workers
+    cost something. Not of ``running``, the variant that runs there: its batch size may stay.
+    """
+
+    pool: Pool
+    accelerators: int
+    ceiling_uph: MicroDollarsPerHour | None
+    one_each: bool
+    running: VariantId | None
+
+    def best_of(self, variant: Variant) -> bool:
+        """Return whether only the best batch size of ``variant`` is of interest here."""
+        return self.one_each and variant.id != self.running
+
+
+def _limits(problem: Problem, service: Service, pool: Pool) -> _Limits:
+    running = running_choice(problem.running, service.id)
+    alone = service.isolation is not Isolation.SHARED
+    return _Limits(
+        pool=pool,
+        accelerators=accelerators_limit(problem.fleet, pool),
+        ceiling_uph=namespace_budget(problem.demand, service.namespace),
+        one_each=alone and pool.accelerator_price_uph > 0,
+        running=running[0] if running is not None and running[1] == pool.id else None,
+    )
+
+
 def service_options(
     problem: Problem, service: Service, *, with_mixes: bool = False
 ) -> ServiceOptions:
@@ -69,21 +103,21 @@ def service_options(
     variants = problem.catalog.variants_of(service.model)
     floor_ppm, bound = service.objectives.accuracy_floor_ppm, service.objectives.accuracy_bound
     good = [it for it in variants if meets_floor(it.accuracy, floor_ppm, bound)]
-    beaten = {pool.id: outdone(problem, service, pool.id, good) for pool in problem.fleet.pools}
+    usable = [pool for pool in problem.fleet.pools if may_use(service, pool)]
+    beaten = {pool.id: outdone(problem, service, pool.id, good) for pool in usable}
+    limits = [_limits(problem, service, pool) for pool in usable]
     for variant in variants:
         if not meets_floor(variant.accuracy, floor_ppm, bound):
             why = _misses_floor(variant, floor_ppm, bound)
             rejections.append(_reject(variant, PoolId(""), Stage.ACCURACY, why))
             continue
-        for pool in problem.fleet.pools:
-            if not may_use(service, pool):
-                continue
-            better = beaten[pool.id].get(variant.id)
+        for there in limits:
+            better = beaten[there.pool.id].get(variant.id)
             if better is not None:
                 why = f"{better.id} is as accurate there, as fast and as small"
-                unseen.append(_reject(variant, pool.id, Stage.DOMINATED, why))
+                unseen.append(_reject(variant, there.pool.id, Stage.DOMINATED, why))
                 continue
-            found, rejected = _pair(problem, service, variant, pool)
+            found, rejected = _pair(problem, service, variant, there)
             candidates += found
             if not found and rejected:
                 furthest = max(one.stage for one in rejected)
@@ -108,8 +142,10 @@ def service_options(
 
 
 def _pair(
-    problem: Problem, service: Service, variant: Variant, pool: Pool
+    problem: Problem, service: Service, variant: Variant, limits: _Limits
 ) -> tuple[list[Candidate], list[Rejection]]:
+    """Return the candidates of a variant on a pool, one a batch size; why there are none, where so."""
+    pool = limits.pool
     profile = variant.profile(pool.id)
     if profile is None:
         why = f"it has no profile on {pool.id}"
@@ -129,58 +165,102 @@ def _pair(
         return [], [_reject(variant, pool.id, Stage.PROFILE, why)]
     found: list[Candidate] = []
     rejected: list[Rejection] = []
-    for batch in batches:
-        outcome = _batch(problem, service, variant, pool=pool, batch=batch, pages=pages)
+    carried, slow = _carried(problem, service, batches, best=limits.best_of(variant))
+    for way in carried:
+        outcome = _considered(problem, service, variant, limits=limits, way=way, pages=pages)
         if isinstance(outcome, Candidate):
             found.append(outcome)
         else:
             rejected.append(outcome)
+    if not found:
+        rejected += [_too_slow(problem, service, variant, pool=pool, figures=it) for it in slow]
     return found, rejected
 
 
-def _batch(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Way:
+    """A batch size at which ``replicas`` workers keep the promise, at ``predicted_ns``."""
+
+    figures: Execution
+    replicas: int
+    predicted_ns: Nanoseconds
+
+
+def _carried(
+    problem: Problem, service: Service, batches: list[BatchProfile], *, best: bool
+) -> tuple[list[_Way], list[Execution]]:
+    """Return the batch sizes that meet the target, or the best of them, and those that do not.
+
+    The best takes the fewest workers, then is the fastest. What takes more than another is not looked at
+    further: where one meets the target, nobody asks which do not.
+    """
+    settings, load = problem.settings, service.load
+    latency_ns, percentile_ppm = service.objectives.latency_ns, service.objectives.percentile_ppm
+    ways: list[_Way] = []
+    slow: list[Execution] = []
+    for batch in reversed(batches):  # the largest carry most
+        most = ways[0].replicas if best and ways else None
+        if most is not None and least_replicas(batch, load, percentile_ppm, settings) > most:
+            continue
+        figures = execution(batch, load, percentile_ppm)
+        sized = fewest(
+            figures,
+            latency_ns=latency_ns,
+            rate_rps=load.peak_rate_rps,
+            settings=settings,
+            most=most,
+        )
+        if sized is None:
+            slow.append(figures)
+            continue
+        way = _Way(figures=figures, replicas=sized[0], predicted_ns=sized[1])
+        if best and ways:
+            ways = [min(ways[0], way, key=_worth)]
+        else:
+            ways.append(way)
+    return ways[::-1], slow[::-1]
+
+
+def _worth(way: _Way) -> tuple[int, Nanoseconds, int]:
+    return way.replicas, way.predicted_ns, way.figures.batch.size
+
+
+def _considered(
     problem: Problem,
     service: Service,
     variant: Variant,
     *,
-    pool: Pool,
-    batch: BatchProfile,
+    limits: _Limits,
+    way: _Way,
     pages: int,
 ) -> Candidate | Rejection:
-    """Return the candidate at one batch size, or what rules it out."""
-    settings, target_ns = problem.settings, service.objectives.latency_ns
-    figures = execution(batch, service.load, service.objectives.percentile_ppm)
-    rate_rps = service.load.peak_rate_rps
-    replicas = replicas_needed(figures, latency_ns=target_ns, rate_rps=rate_rps, settings=settings)
-    if replicas is None:
-        return _too_slow(problem, service, variant, pool=pool, figures=figures)
-    latency_ns = predicted_ns(figures, rate_rps=rate_rps, replicas=replicas, settings=settings)
-    assert latency_ns is not None
+    """Return the candidate at one batch size that meets the target, or what rules it out."""
+    pool, replicas = limits.pool, way.replicas
     cost_uph = replicas * pool.accelerator_price_uph
-    stage, why = _ceiling(problem, service, pool, replicas=replicas, cost_uph=cost_uph)
-    sharing, shared_replicas = _sharing(problem, service, pool, figures=figures, pages=pages)
+    stage, why = _ceiling(problem, service, limits, replicas=replicas, cost_uph=cost_uph)
+    sharing, shared_replicas = _sharing(problem, service, limits, figures=way.figures, pages=pages)
     if stage is not None and sharing is None:
         return replace(
             _reject(variant, pool.id, stage, why),
-            batch_size=batch.size,
+            batch_size=way.figures.batch.size,
             replicas=replicas,
             cost_uph=cost_uph,
-            predicted_ns=latency_ns,
+            predicted_ns=way.predicted_ns,
         )
     return Candidate(
         service=service.id,
         variant=variant.id,
         pool=pool.id,
         family=variant.backend.family,
-        batch_size=batch.size,
+        batch_size=way.figures.batch.size,
         accuracy_ppm=variant.accuracy.value_ppm,
         merit_ppm=merit_ppm(variant.accuracy),
         replicas=replicas if stage is None else 0,
         cost_uph=cost_uph,
-        predicted_ns=latency_ns,
+        predicted_ns=way.predicted_ns,
         pages=pages,
         member=sharing,
-        execution=figures,
+        execution=way.figures,
         shared_replicas=shared_replicas,
     )
 
@@ -216,21 +296,20 @@ def _beyond(problem: Problem, pool: Pool, *, replicas: int, limit: int) -> str:
 def _ceiling(
     problem: Problem,
     service: Service,
-    pool: Pool,
+    limits: _Limits,
     *,
     replicas: int,
     cost_uph: MicroDollarsPerHour,
 ) -> tuple[Stage | None, str]:
     """Return what forbids ``replicas`` dedicated workers even on an empty fleet."""
-    limit = accelerators_limit(problem.fleet, pool)
-    if replicas > limit:
-        why = _beyond(problem, pool, replicas=replicas, limit=limit)
+    if replicas > limits.accelerators:
+        why = _beyond(problem, limits.pool, replicas=replicas, limit=limits.accelerators)
         return Stage.CAPACITY, why
     budget_uph = service.objectives.cost_budget_uph
     if budget_uph is not None and cost_uph > budget_uph:
         why = f"costs ${format_price(cost_uph)}/h, the budget is ${format_price(budget_uph)}/h"
         return Stage.COST, why
-    ceiling_uph = namespace_budget(problem.demand, service.namespace)
+    ceiling_uph = limits.ceiling_uph
     if ceiling_uph is not None and cost_uph > ceiling_uph:
         why = (
             f"costs ${format_price(cost_uph)}/h, the budget of namespace {service.namespace} "
@@ -241,7 +320,7 @@ def _ceiling(
 
 
 def _sharing(
-    problem: Problem, service: Service, pool: Pool, *, figures: Execution, pages: int
+    problem: Problem, service: Service, limits: _Limits, *, figures: Execution, pages: int
 ) -> tuple[Member | None, int]:
     """Return the part in a shared group and the workers that it takes there alone.
 
@@ -251,23 +330,22 @@ def _sharing(
         return None, 0
     settings = problem.settings
     one = member(figures, load=service.load, objectives=service.objectives, settings=settings)
-    limit = min(settings.replicas_max, accelerators_limit(problem.fleet, pool))
-    ceiling_uph = namespace_budget(problem.demand, service.namespace)
-    price_uph = pool.accelerator_price_uph
-    if ceiling_uph is not None and price_uph > 0:
-        limit = min(limit, ceiling_uph // price_uph)
-    replicas = shared_replicas_needed((one,), limit, settings) if one.patience_us >= 0 else None
-    if replicas is None:
+    limit = min(settings.replicas_max, limits.accelerators)
+    price_uph = limits.pool.accelerator_price_uph
+    if limits.ceiling_uph is not None and price_uph > 0:
+        limit = min(limit, limits.ceiling_uph // price_uph)
+    size = size_of(alone(one), limit, levels_of(settings)) if one.patience_us >= 0 else None
+    if size is None:
         return None, 0
     cost_uph = shared_cost_uph(
         price_uph,
         work_ppm=one.work_ppm,
         pages=pages,
-        pages_total=pool.memory_bytes // settings.page_bytes,
-        replicas=replicas,
+        pages_total=limits.pool.memory_bytes // settings.page_bytes,
+        replicas=size.replicas,
     )
     budget_uph = service.objectives.cost_budget_uph
-    return (None, 0) if budget_uph is not None and cost_uph > budget_uph else (one, replicas)
+    return (None, 0) if budget_uph is not None and cost_uph > budget_uph else (one, size.replicas)
 
 
 def misses_target(service: Service, latency_ns: Nanoseconds) -> str:

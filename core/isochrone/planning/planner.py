@@ -15,16 +15,15 @@ from isochrone.planning.candidates import ServiceOptions
 from isochrone.planning.changing import change_uph
 from isochrone.planning.explain import explain
 from isochrone.planning.judge import violations
+from isochrone.planning.leasts import least
 from isochrone.planning.options import tables
-from isochrone.planning.problem import Problem, serving_order
+from isochrone.planning.problem import WORK_MIN, Problem, serving_order
 from isochrone.planning.repairing import mended
 from isochrone.planning.selection import Selection, bill_uph, running_selection
 from isochrone.units import ONE_PPM
 
 KEPT_MAX: Final = 512
 """Plans of namespaces that are kept, for the next time that the very same question is asked."""
-WORK_MIN: Final = 0.01
-"""Work below which the solver is not begun: it would end before its first answer."""
 
 
 def plan(problem: Problem, *, may_improve: bool = True) -> Plan:
@@ -58,15 +57,29 @@ def _alone(part: Problem, may_improve: bool) -> Plan:  # noqa: FBT001 - a key of
 def _together(problem: Problem, *, may_improve: bool) -> Plan:
     """Return the joint plan for ``problem``, its revision that of the running one."""
     options = tables(problem, sorted(serving_order(problem), key=lambda service: service.id))
+    servable = [table for table in options if table.candidates]
     running = _holding(problem, options)
-    if running is not None and not may_improve and len(running.choices) == len(options):
-        return _written(problem, options, running)  # everybody is served, and nothing may move
-    fresh = _solved(problem, options)
-    if running is None or len(running.choices) < len(options):
+    if running is None or len(running.choices) < len(servable):
         # What broke the plan, or a newcomer, is no reason to move everybody.
         running = mended(problem, options) or running
-    kept = running is not None and not _replaces(problem, fresh, running, may_improve=may_improve)
-    return _written(problem, options, running if kept and running is not None else fresh)
+    if running is None:
+        return _written(problem, options, _solved(problem, options))
+    if len(running.choices) == len(servable) and not (
+        may_improve and _could_save(problem, servable, running)
+    ):
+        return _written(problem, options, running)  # nothing else can be found that replaces it
+    fresh = _solved(problem, options)
+    replaced = _replaces(problem, fresh, running, may_improve=may_improve)
+    return _written(problem, options, fresh if replaced else running)
+
+
+def _could_save(problem: Problem, tables: list[ServiceOptions], running: Selection) -> bool:
+    """Return whether any plan at all could be cheaper than ``running`` by enough to replace it."""
+    old_uph, least_uph = bill_uph(problem, running), least(problem, tables).bill_uph
+    if least_uph >= old_uph:
+        return False
+    old_uph += change_uph(problem, unexplained(problem, running))
+    return least_uph * ONE_PPM <= old_uph * (ONE_PPM - problem.settings.switch_saving_ppm)
 
 
 def _solved(problem: Problem, options: tuple[ServiceOptions, ...]) -> Selection:

@@ -5,6 +5,7 @@ of this package and changed by none.
 """
 
 from dataclasses import dataclass, field
+from typing import Final
 
 from isochrone.catalog import Accuracy, AccuracyMetric, Catalog, Profile
 from isochrone.demand import Demand, Service
@@ -61,6 +62,9 @@ class PlannerSettings:
 
 
 DEFAULT_SETTINGS = PlannerSettings()
+
+WORK_MIN: Final = 0.01
+"""Work below which the solver is not begun: it would end before its first answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

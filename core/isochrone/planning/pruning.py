@@ -105,25 +105,22 @@ def _outdoes(
     theirs: Profile,
     shares: bool,  # noqa: FBT001 - private, and called once
 ) -> bool:
-    if one.batch_sizes != other.batch_sizes or one.backend.family != other.backend.family:
-        return False
-    memory = theirs.weights_bytes + theirs.workspace_bytes
-    if shares and its.weights_bytes + its.workspace_bytes > memory:
-        return False
     if len(its.batches) != len(theirs.batches):
         return False
     for mine, yours in zip(its.batches, theirs.batches, strict=True):
-        erratic = mine.p99_ns * yours.p50_ns > yours.p99_ns * mine.p50_ns * ROUNDING
         if (
-            mine.size != yours.size
-            or mine.mean_ns > yours.mean_ns
+            mine.mean_ns > yours.mean_ns
+            or mine.size != yours.size
             or mine.p50_ns > yours.p50_ns
             or mine.p99_ns > yours.p99_ns
             or mine.p999_ns > yours.p999_ns
-            or erratic
+            or mine.p99_ns * yours.p50_ns > yours.p99_ns * mine.p50_ns * ROUNDING  # more erratic
         ):
             return False
-    return True
+    memory = theirs.weights_bytes + theirs.workspace_bytes
+    if shares and its.weights_bytes + its.workspace_bytes > memory:
+        return False
+    return one.batch_sizes == other.batch_sizes and one.backend.family == other.backend.family
 
 
 def _sole(problem: Problem, service: Service) -> bool:

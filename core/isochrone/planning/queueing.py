@@ -27,6 +27,7 @@ number of curves.
 """
 
 from bisect import bisect_right
+from collections.abc import Iterable
 from functools import lru_cache
 from math import ceil, erfc, exp, inf, log, sqrt
 from statistics import NormalDist
@@ -152,19 +153,38 @@ def patience_curve(dispersion: int, refused_ppb: int) -> tuple[float, ...]:
 
 def patience_needed(utilization: float, dispersion: int, refused_ppb: int) -> float:
     """Return the least patience, in mean service times, at ``utilization``; infinite if none is."""
-    if refused_ppb <= 0:
-        return inf
-    curve = patience_curve(dispersion, refused_ppb)
-    if utilization <= UTILIZATIONS[0]:
-        return curve[0]
+    return patiences_needed(utilization, dispersion, (refused_ppb,))[0]
+
+
+def patiences_needed(
+    utilization: float, dispersion: int, refused_ppb: Iterable[int]
+) -> tuple[float, ...]:
+    """Return the same for each of some shares that may be refused: the planner asks for all at once."""
     above = bisect_right(UTILIZATIONS, utilization)
-    if above >= len(UTILIZATIONS):
-        return inf if utilization > UTILIZATIONS[-1] else curve[-1]
-    low, high = UTILIZATIONS[above - 1], UTILIZATIONS[above]
-    if curve[above] == inf:
-        return inf if utilization > low else curve[above - 1]
-    part = (utilization - low) / (high - low)
-    return curve[above - 1] + part * (curve[above] - curve[above - 1])
+    if above == len(UTILIZATIONS):
+        at_end = utilization == UTILIZATIONS[-1]
+        return tuple(
+            patience_curve(dispersion, ppb)[-1] if at_end and ppb > 0 else inf
+            for ppb in refused_ppb
+        )
+    part = 0.0
+    if above == 0:
+        above = 1
+    else:
+        low = UTILIZATIONS[above - 1]
+        part = (utilization - low) / (UTILIZATIONS[above] - low)
+    found: list[float] = []
+    for ppb in refused_ppb:
+        if ppb <= 0:
+            found.append(inf)
+            continue
+        curve = patience_curve(dispersion, ppb)
+        before, after = curve[above - 1], curve[above]
+        if after == inf:
+            found.append(inf if part > 0 else before)
+        else:
+            found.append(before + part * (after - before))
+    return tuple(found)
 
 
 def utilization_allowed(patience: float, dispersion: int, refused_ppb: int) -> float:

@@ -31,7 +31,7 @@ def mended(problem: Problem, options: tuple[ServiceOptions, ...]) -> Selection |
     for service in serving_order(problem):
         table = tables[service.id]
         kept = _kept(problem, table)
-        step = None if kept is None else board.tried(kept[0], shared=kept[1])
+        step = None if kept is None else board.tried(board.offer(kept[0], service), shared=kept[1])
         if step is not None:
             board.add(step)
         elif not greedy.place_well(problem, board, table):

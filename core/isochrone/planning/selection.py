@@ -11,7 +11,7 @@ from isochrone.catalog import ImageFamily
 from isochrone.demand import Isolation
 from isochrone.fleet import Fleet, Pool
 from isochrone.ids import Namespace, PoolId, ServiceId, split_qualified
-from isochrone.planning.candidates import Candidate, ServiceOptions, by_name
+from isochrone.planning.candidates import Candidate, ServiceOptions, Way, by_name
 from isochrone.planning.options import shared_cost_uph
 from isochrone.planning.problem import (
     PlannerSettings,
@@ -185,11 +185,13 @@ def changes(problem: Problem, selection: Selection) -> int:
 
 def is_running(problem: Problem, choice: Choice) -> bool:
     """Return whether the running plan serves by this variant, pool and batch, and as shared."""
-    candidate = choice.candidate
-    found = running_choice(problem.running, candidate.service)
-    if found != by_name(candidate):
-        return False
-    return runs_shared(problem, candidate.service) == choice.shared
+    found = running_way(problem, choice.candidate.service)
+    return found == (by_name(choice.candidate), choice.shared)
+
+
+def running_way(problem: Problem, service: ServiceId) -> tuple[Way | None, bool]:
+    """Return by what the running plan serves ``service``, if it does, and whether it shares workers."""
+    return running_choice(problem.running, service), runs_shared(problem, service)
 
 
 def runs_shared(problem: Problem, service: ServiceId) -> bool:

@@ -16,8 +16,6 @@ from isochrone.planning.board import Board
 from isochrone.planning.candidates import ServiceOptions
 from isochrone.planning.options import service_options
 from isochrone.planning.problem import Problem
-from isochrone.planning.selection import Selection
-from isochrone.planning.variation import removed
 from isochrone.units import (
     MILLISECOND,
     ONE_PPM,
@@ -47,33 +45,28 @@ def affordable(problem: Problem, services: tuple[Service, ...]) -> frozenset[str
     return frozenset(found)
 
 
-def shadow_prices(
-    problem: Problem, table: ServiceOptions, selection: Selection
-) -> tuple[ShadowPrice, ...]:
-    """Return what each promise, a little looser, would save; nothing for those that save nothing."""
-    without = removed(problem, selection, table.service.id)
-    standing = Board(problem, selection).bill_uph
-    now_uph = min(standing, _least_uph(problem, without, table) or standing)
+def shadow_prices(problem: Problem, table: ServiceOptions, board: Board) -> tuple[ShadowPrice, ...]:
+    """Return what each promise, a little looser, would save; nothing for those that save nothing.
+
+    ``board`` has the whole selection on it, and keeps it.
+    """
+    rest = board.without(table.service.id)
+    now_uph = min(board.bill_uph, _least_uph(rest, table) or board.bill_uph)
     found: list[ShadowPrice] = []
     for change, looser in _looser(problem, table.service):
         services = tuple(looser if it.id == looser.id else it for it in problem.demand.services)
         changed = replace(problem, demand=replace(problem.demand, services=services))
-        least_uph = _least_uph(changed, without, service_options(changed, looser))
+        least_uph = _least_uph(rest, service_options(changed, looser))
         if least_uph is not None and least_uph < now_uph:
             found.append(ShadowPrice(change=change, saving_uph=now_uph - least_uph))
     return tuple(found)
 
 
-def _least_uph(
-    problem: Problem, without: Selection, table: ServiceOptions
-) -> MicroDollarsPerHour | None:
-    """Return the least bill with the service of ``table`` beside ``without``; None where none fits."""
-    board = Board(problem, without)
-    steps = [
-        board.tried(one, shared=shared) for one in table.candidates for shared in (False, True)
-    ]
-    bills = [board.bill_uph + step.bill_uph for step in steps if step is not None]
-    return min(bills, default=None)
+def _least_uph(rest: Board, table: ServiceOptions) -> MicroDollarsPerHour | None:
+    """Return the least bill with the service of ``table`` beside ``rest``; None where none fits."""
+    offers = [rest.offer(one, table.service) for one in table.candidates]
+    steps = [rest.tried(offer, shared=shared) for offer in offers for shared in (False, True)]
+    return min((rest.bill_uph + step.bill_uph for step in steps if step is not None), default=None)
 
 
 def _looser(problem: Problem, service: Service) -> Iterator[tuple[str, Service]]:

@@ -5,6 +5,7 @@ Called by ``greedy``, which moves, and by ``explain`` and ``alternatives``, whic
 
 from isochrone.ids import ServiceId
 from isochrone.planning.candidates import Candidate
+from isochrone.planning.company import shared_replicas_needed
 from isochrone.planning.problem import Problem, accelerators_limit, namespace_budget
 from isochrone.planning.selection import (
     Choice,
@@ -14,7 +15,6 @@ from isochrone.planning.selection import (
     shared_members,
     usage,
 )
-from isochrone.planning.sharing import shared_replicas_needed
 
 
 def added(

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
+from isochrone.api.inferenceservice import InferenceService
 from isochrone.errors import CapacityError
 from isochrone.ids import GroupId, Namespace, split_qualified
 from isochrone.plan import EMPTY_PLAN, Plan
@@ -23,7 +24,7 @@ from isochrone_operator.reconcile.memory import AWAKE, Memory, memory_of
 from isochrone_operator.reconcile.rates import NOTHING_LEARNED
 from isochrone_operator.reconcile.starting import started
 from isochrone_operator.reconcile.surplus import identity_of, surplus_of
-from isochrone_operator.reconcile.targets import Goal, goal_of, plan_of_namespace
+from isochrone_operator.reconcile.targets import Goal, goal_of, plans_of_namespaces
 from isochrone_operator.reconcile.telling import Told, tell
 from isochrone_operator.reconcile.transition import Step, advance
 from isochrone_operator.reconcile.values import Cell, Planned
@@ -62,13 +63,17 @@ class Cycle:
 
     def aim(self, intake: Intake, planned: Planned) -> dict[Namespace, Goal]:
         """Return what each cell aims at: one for every namespace that has services."""
-        of_namespace = {
-            namespace: [it for it in intake.services if it.metadata.namespace == namespace]
-            for namespace in self._namespaces(intake)
+        of_namespace: dict[Namespace, list[InferenceService]] = {
+            namespace: [] for namespace in self._namespaces(intake)
         }
+        for it in intake.services:
+            if it.namespace in of_namespace:
+                of_namespace[it.namespace].append(it)
+        plans = plans_of_namespaces(planned.plan)
+        nothing = replace(planned.plan, groups=(), services=(), explanations=())
         return {
             namespace: goal_of(
-                plan_of_namespace(planned.plan, namespace),
+                plans.get(namespace, nothing),
                 planned.current.get(namespace),
                 self.memories.get(namespace, Memory()),
                 services,

@@ -109,7 +109,9 @@ def published(
     after somebody deleted it goes on from there. Raises ``CapacityError`` when one object cannot hold
     the plan.
     """
-    spec = _spec(replace(plan, revision=0), namespace, fleet, _own(catalog, namespace))
+    # The bill of all namespaces is not in it, and no reason to write it anew.
+    own = replace(plan, revision=0, cost_uph=0)
+    spec = _spec(own, namespace, fleet, _own(catalog, namespace))
     before = None if existing is None else existing.spec
     changed = before is None or _obeyed(before) != _obeyed(spec)
     base = max(0 if before is None else before.revision, newest_revision if changed else 0)

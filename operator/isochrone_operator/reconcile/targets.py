@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from isochrone.api.inferenceservice import InferenceService
 from isochrone.ids import Namespace, ServiceId, split_qualified
-from isochrone.plan import EMPTY_PLAN, Plan
+from isochrone.plan import EMPTY_PLAN, Explanation, Group, Plan, ServicePlan
 from isochrone.units import Instant, Nanoseconds
 from isochrone_operator.reconcile.approval import Breaks, weigh
 from isochrone_operator.reconcile.holding import digest, held_back, ways, ways_of
@@ -33,16 +33,26 @@ class Goal:
     wake_at: Instant | None
 
 
-def plan_of_namespace(plan: Plan, namespace: Namespace) -> Plan:
-    """Return the part of ``plan`` that one namespace's cell obeys."""
-    return replace(
-        plan,
-        groups=tuple(it for it in plan.groups if it.namespace == namespace),
-        services=tuple(it for it in plan.services if split_qualified(it.service)[0] == namespace),
-        explanations=tuple(
-            it for it in plan.explanations if split_qualified(it.service)[0] == namespace
-        ),
-    )
+def plans_of_namespaces(plan: Plan) -> dict[Namespace, Plan]:
+    """Return the parts of ``plan`` that each namespace's cell obeys, for those of which it says anything."""
+    groups: dict[Namespace, list[Group]] = {}
+    for group in plan.groups:
+        groups.setdefault(group.namespace, []).append(group)
+    services: dict[Namespace, list[ServicePlan]] = {}
+    for served in plan.services:
+        services.setdefault(split_qualified(served.service)[0], []).append(served)
+    told: dict[Namespace, list[Explanation]] = {}
+    for it in plan.explanations:
+        told.setdefault(split_qualified(it.service)[0], []).append(it)
+    return {
+        namespace: replace(
+            plan,
+            groups=tuple(groups.get(namespace, ())),
+            services=tuple(services.get(namespace, ())),
+            explanations=tuple(told.get(namespace, ())),
+        )
+        for namespace in sorted({*groups, *services, *told})
+    }
 
 
 def goal_of(  # noqa: PLR0913 - each is a fact of its own, and named

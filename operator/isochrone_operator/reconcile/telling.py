@@ -177,6 +177,8 @@ def _cost_uph(plan: Plan, intake: Intake) -> int:
 
 
 def _write(resource: Resource, before: Part, after: Part) -> tuple[StatusWrite, ...]:
+    if after == before:
+        return ()
     new, old = _document(after), _document(before)
     return () if new == old else (StatusWrite(ref=reference_to(resource), status=new),)
 
