@@ -197,12 +197,17 @@ def golden() -> dict[str, tuple[Manifest, ...]]:
     }
 
 
+class _Dumper(yaml.SafeDumper):
+    """Writes everything out."""
+
+    def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002 - the base's signature
+        return True
+
+
 def dumped(manifests: tuple[Manifest, ...]) -> str:
     """Return manifests as a golden file holds them."""
     documents = [dict(it) for it in manifests]
-    dumper = yaml.SafeDumper
-    dumper.ignore_aliases = lambda *_: True  # type: ignore[method-assign]
-    return yaml.dump_all(documents, Dumper=dumper, sort_keys=True, width=100)
+    return yaml.dump_all(documents, Dumper=_Dumper, sort_keys=True, width=100)
 
 
 def _write() -> None:

@@ -22,11 +22,18 @@ _ROOT_STRING_MAX: Final = 63
 _NOT_STRUCTURAL: Final = frozenset({"$ref", "$defs", "anyOf", "title"})
 
 
+class _Dumper(yaml.SafeDumper):
+    """Writes everything out: an anchor is hard to read, and not all tools for manifests know it."""
+
+    def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002 - the base's signature
+        return True
+
+
 def render() -> dict[str, str]:
     """Return the text of every CRD by file name, in the order of ``KINDS``."""
     return {
         f"{GROUP}_{kind.definition.plural}.yaml": _HEADER
-        + yaml.safe_dump(definition(kind), sort_keys=True, width=100, allow_unicode=True)
+        + yaml.dump(definition(kind), Dumper=_Dumper, sort_keys=True, width=100, allow_unicode=True)
         for kind in KINDS.values()
     }
 
