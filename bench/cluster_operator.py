@@ -28,7 +28,8 @@ sys.path[:0] = [
 from isochrone_cluster.cluster import Cluster  # noqa: E402 - found by the line above
 from isochrone_cluster.failures import wait_until  # noqa: E402
 from isochrone_e2e.crowd import gather  # noqa: E402
-from isochrone_e2e.install import SYSTEM, Product, build_images  # noqa: E402
+from isochrone_e2e.images import build_images  # noqa: E402
+from isochrone_e2e.install import SYSTEM, Product  # noqa: E402
 from isochrone_e2e.manifests import service_manifest  # noqa: E402
 from isochrone_e2e.operator_figures import operator_figures  # noqa: E402
 from isochrone_e2e.waiting import Objects  # noqa: E402

@@ -114,6 +114,7 @@ ORDER: Final = (
     # These need the nodes' whole CPUs, of which the service that the next ones share would take some.
     "test_photo_tags.py",
     "test_fetch.py",
+    "test_written.py",
     "test_pools.py",
     "test_serving.py",
     "test_kubectl.py",

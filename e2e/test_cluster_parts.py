@@ -32,7 +32,10 @@ apiVersion: karpenter.sh/v1
 kind: NodePool
 metadata: {name: gpu}
 spec:
-  disruption: {consolidationPolicy: WhenEmpty, consolidateAfter: 0s}
+  disruption:
+    consolidationPolicy: WhenEmpty
+    consolidateAfter: 0s
+    budgets: [{nodes: "100%"}]  # both at once: a round takes Karpenter up to 25 s
   template:
     spec:
       expireAfter: Never

@@ -1,4 +1,4 @@
-"""A Model whose files lie on a web server: fetched by a Job, built, measured on its labels, served."""
+"""Models whose files lie on a web server, or in a bucket: fetched by a Job, built, measured on labels, served."""
 
 import hashlib
 import json
@@ -10,6 +10,7 @@ from typing import Any, Final, cast
 import pytest
 from safetensors.numpy import load_file
 
+from isochrone_e2e.bucket import Bucket, bucket
 from isochrone_e2e.file_server import FileServer, serving
 from isochrone_e2e.install import STORES, Product, make_example_models
 from isochrone_e2e.manifests import API, Manifest, pool_manifest
@@ -64,6 +65,14 @@ def digits(torch_product: Product, server: FileServer) -> Iterator[Objects]:
     product.kubectl("delete", "acceleratorpool", POOL, "--ignore-not-found")
 
 
+@pytest.fixture(scope="module")
+def team_bucket(server: FileServer) -> Iterator[Bucket]:
+    """Lend a bucket with one of the networks and the labeled images."""
+    files = {f"digits/{name}": server.files[name] for name in (f"{NETWORKS[0]}.pt2", LABELED)}
+    with bucket("team", files) as lent:
+        yield lent
+
+
 def model(server: FileServer, name: str, labeled: str, *, digest: str = "") -> Manifest:
     """Return the Model of the example; ``labeled``: where its labels lie, of that ``digest``."""
     architectures = [
@@ -82,6 +91,12 @@ def model(server: FileServer, name: str, labeled: str, *, digest: str = "") -> M
         "sha256": digest or digest_of(server, LABELED),
         "secretRef": {"name": SECRET},
     }
+    return digits_model(name, validation, architectures)
+
+
+def digits_model(
+    name: str, validation: dict[str, Any], architectures: list[dict[str, Any]]
+) -> Manifest:
     return {
         "apiVersion": API,
         "kind": "Model",
@@ -172,3 +187,49 @@ def test_what_cannot_be_had_is_told(
     stalled = digits.wait("model", name, "Stalled", reason="FetchFailed", timeout_s=READY_S)
 
     assert said in stalled["message"]
+
+
+def model_in_bucket(lent: Bucket, name: str, keys: dict[str, str]) -> tuple[Manifest, Manifest]:
+    """Return a Secret with ``keys``, and a Model whose files are all in the bucket, read with them."""
+    secret = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": name, "namespace": NAMESPACE},
+        "stringData": keys,
+    }
+    # Without digests: what is in the store already must be asked for.
+    network = {
+        "uri": lent.uri(f"digits/{NETWORKS[0]}.pt2"),
+        "format": "torch-export",
+        "secretRef": {"name": name},
+    }
+    validation = {"uri": lent.uri(f"digits/{LABELED}"), "secretRef": {"name": name}}
+    architectures = [{"name": NETWORKS[0], "artifact": network}]
+    return secret, digits_model(name, validation, architectures)
+
+
+def test_what_a_model_names_in_a_bucket_is_fetched_with_the_keys_of_its_secret(
+    torch_product: Product, digits: Objects, team_bucket: Bucket
+) -> None:
+    torch_product.apply(*model_in_bucket(team_bucket, "in-bucket", dict(team_bucket.keys)))
+
+    variant = f"in-bucket-{NETWORKS[0]}-openvino-fp32"
+    digits.wait("modelvariant", variant, "AccuracyVerified", reason="Measured", timeout_s=READY_S)
+    accuracy = cast("dict[str, str]", digits.status("modelvariant", variant)["accuracy"])
+    assert float(accuracy["value"]) > 0.85
+
+
+@pytest.mark.parametrize("wrong", ["nobodys", "forged"])
+def test_a_bucket_that_may_not_be_read_is_told(
+    torch_product: Product, digits: Objects, team_bucket: Bucket, wrong: str
+) -> None:
+    keys = dict(team_bucket.keys)
+    if wrong == "forged":
+        keys["AWS_SECRET_ACCESS_KEY"] = "guessed"  # noqa: S105 - wrong
+    else:
+        del keys["AWS_ACCESS_KEY_ID"], keys["AWS_SECRET_ACCESS_KEY"]
+
+    torch_product.apply(*model_in_bucket(team_bucket, wrong, keys))
+
+    stalled = digits.wait("model", wrong, "Stalled", reason="FetchFailed", timeout_s=READY_S)
+    assert f"not allowed with Secret {wrong}" in stalled["message"]

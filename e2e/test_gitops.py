@@ -18,7 +18,7 @@ from isochrone_cluster.argocd import NAMESPACE as ARGOCD
 from isochrone_cluster.argocd import Repository, argocd
 from isochrone_cluster.failures import wait_until
 from isochrone_cluster.places import REPOSITORY
-from isochrone_e2e.install import Product
+from isochrone_e2e.install import SYSTEM, Product
 from isochrone_e2e.manifests import (
     VARIANT,
     Manifest,
@@ -245,3 +245,19 @@ def test_what_a_commit_removes_is_pruned_and_nothing_of_it_is_left(followed: Fol
             lambda kind=kind: objects.names(kind, managed) == (),  # type: ignore[misc]
             timeout_s=READY_S,
         )
+
+
+def test_deleting_the_root_takes_away_all_but_the_definitions(followed: Followed) -> None:
+    kubectl = followed.product.kubectl
+    bounded = f"--timeout={READY_S:.0f}s"
+    words = ("applications.argoproj.io", "isochrone-root", f"--namespace={ARGOCD}", bounded)
+    kubectl("delete", *words, timeout_s=READY_S + 10)
+
+    for kind, namespace in (
+        ("applications.argoproj.io", ARGOCD),
+        ("deployments", SYSTEM),
+        ("models.isochrone.dev", TEAM),
+    ):
+        assert kubectl("get", kind, f"--namespace={namespace}", "--output=name") == "", kind
+    kinds = kubectl("api-resources", "--api-group=isochrone.dev", "--output=name").split()
+    assert len(kinds) == 6

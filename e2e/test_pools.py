@@ -23,6 +23,7 @@ GPU: Final = "nvidia.com/gpu"
 PRODUCT: Final = "NVIDIA-A10G"
 A10G: Final = {"vendor": "nvidia", "product": PRODUCT, "memory": "24Gi"}
 READY_S: Final = 180.0
+BOUGHT: Final = ("nodes", "--selector=isochrone.dev/pool=bought")
 SENT: Final = re.compile(r'^isochrone_batch_rows_count\{pool="([^"]+)",[^}]*\} [1-9]', re.MULTILINE)
 
 
@@ -31,6 +32,53 @@ def executors(objects: Objects, pool: str) -> list[dict[str, Any]]:
     chosen = f"--selector=app.kubernetes.io/component=executor,isochrone.dev/pool={pool}"
     listed = objects.kubectl.get("pods", "--namespace", objects.namespace, chosen)
     return cast("list[dict[str, Any]]", listed["items"])
+
+
+@pytest.fixture(scope="module")
+def on_karpenter(product: Product) -> Iterator[Objects]:
+    """Lend a service on a pool whose nodes Karpenter buys from a fake cloud."""
+    machine = {"cpu": "4", "memory": "16Gi", GPU: "1"}
+    sold = InstanceType(name="g5.xlarge", dollars=1.006, resources=machine)
+    reference = {"group": "karpenter.kwok.sh", "kind": "KWOKNodeClass", "name": NODE_CLASS}
+    one = {"key": "node.kubernetes.io/instance-type", "operator": "In", "values": ["g5.xlarge"]}
+    pool = pool_manifest(
+        "bought",
+        nodes_max=2,
+        accelerator=A10G,
+        price="1.006",
+        karpenter={"nodeClassRef": reference, "requirements": [one]},
+        # Nothing of the others' is measured there, lest the node be in use for that.
+        allowedNamespaces={"matchLabels": {"kubernetes.io/metadata.name": "bought"}},
+    )
+    with karpenter(product.cluster, [sold]):
+        yield from applied(product, "bought", pool, peak_rate=10)
+
+
+def test_karpenter_makes_a_node_from_our_node_pool(product: Product, on_karpenter: Objects) -> None:
+    kubectl = product.kubectl
+    found: Any = wait_until(
+        "Karpenter has made a node",
+        lambda: kubectl.get(*BOUGHT)["items"] or None,
+        timeout_s=READY_S,
+        log=lambda: on_karpenter.account("inferenceservice", "bought"),
+    )
+    (node,) = found
+    assert node["metadata"]["labels"]["node.kubernetes.io/instance-type"] == "g5.xlarge"
+
+    on_karpenter.wait("inferenceservice", "bought", "NodesReady", timeout_s=READY_S)
+    (pod,) = executors(on_karpenter, "bought")
+    assert pod["spec"]["nodeName"] == node["metadata"]["name"]
+    registered: Any = kubectl.get("node", node["metadata"]["name"])
+    taint = {"key": "isochrone.dev/pool", "value": "bought", "effect": "NoSchedule"}
+    assert taint in registered["spec"]["taints"]
+    pool = Objects(kubectl=kubectl, namespace="default")
+    pool.wait("acceleratorpool", "bought", "Ready", timeout_s=READY_S)
+    made: Any = kubectl.get("nodepools", "--selector=isochrone.dev/pool=bought")["items"]
+    assert [it["metadata"]["ownerReferences"][0]["kind"] for it in made] == ["AcceleratorPool"]
+    assert made[0]["spec"]["disruption"]["consolidationPolicy"] == "WhenEmpty"
+
+    # What is empty goes after the minute that the NodePool says: the last test looks.
+    kubectl("delete", "infsvc", "bought", "--namespace", "bought", timeout_s=90)
 
 
 @pytest.fixture
@@ -133,53 +181,12 @@ def where(objects: Objects) -> tuple[str, str]:
     return ("--namespace", objects.namespace)
 
 
-@pytest.fixture
-def on_karpenter(product: Product) -> Iterator[Objects]:
-    """Lend a service on a pool whose nodes Karpenter buys from a fake cloud."""
-    machine = {"cpu": "4", "memory": "16Gi", GPU: "1"}
-    sold = InstanceType(name="g5.xlarge", dollars=1.006, resources=machine)
-    reference = {"group": "karpenter.kwok.sh", "kind": "KWOKNodeClass", "name": NODE_CLASS}
-    one = {"key": "node.kubernetes.io/instance-type", "operator": "In", "values": ["g5.xlarge"]}
-    pool = pool_manifest(
-        "bought",
-        nodes_max=2,
-        accelerator=A10G,
-        price="1.006",
-        karpenter={"nodeClassRef": reference, "requirements": [one]},
-    )
-    with karpenter(product.cluster, [sold]):
-        yield from applied(product, "bought", pool, peak_rate=10)
-
-
-def test_karpenter_makes_a_node_from_our_node_pool_and_removes_it_with_the_service(
+def test_karpenter_removes_a_node_that_is_empty_and_the_node_pool_goes_with_its_pool(
     product: Product, on_karpenter: Objects
 ) -> None:
     kubectl = product.kubectl
-    nodes = ("nodes", "--selector=isochrone.dev/pool=bought")
-    found: Any = wait_until(
-        "Karpenter has made a node",
-        lambda: kubectl.get(*nodes)["items"] or None,
-        timeout_s=READY_S,
-        log=lambda: on_karpenter.account("inferenceservice", "bought"),
-    )
-    (node,) = found
-    assert node["metadata"]["labels"]["node.kubernetes.io/instance-type"] == "g5.xlarge"
-
-    on_karpenter.wait("inferenceservice", "bought", "NodesReady", timeout_s=READY_S)
-    (pod,) = executors(on_karpenter, "bought")
-    assert pod["spec"]["nodeName"] == node["metadata"]["name"]
-    registered: Any = kubectl.get("node", node["metadata"]["name"])
-    taint = {"key": "isochrone.dev/pool", "value": "bought", "effect": "NoSchedule"}
-    assert taint in registered["spec"]["taints"]
-    pool = Objects(kubectl=kubectl, namespace="default")
-    pool.wait("acceleratorpool", "bought", "Ready", timeout_s=READY_S)
-    made: Any = kubectl.get("nodepools", "--selector=isochrone.dev/pool=bought")["items"]
-    assert [it["metadata"]["ownerReferences"][0]["kind"] for it in made] == ["AcceleratorPool"]
-    assert made[0]["spec"]["disruption"]["consolidationPolicy"] == "WhenEmpty"
-
-    kubectl("delete", "infsvc", "bought", "--namespace", "bought", timeout_s=90)
-    # What is empty goes after the minute that the NodePool says.
-    wait_until("its node is gone", lambda: not kubectl.get(*nodes)["items"], timeout_s=READY_S)
+    assert on_karpenter.names("infsvc") == ()
+    wait_until("its node is gone", lambda: not kubectl.get(*BOUGHT)["items"], timeout_s=READY_S)
 
     kubectl("delete", "acceleratorpool", "bought", timeout_s=90)
     wait_until(

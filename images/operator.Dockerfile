@@ -50,7 +50,8 @@ RUN --mount=type=cache,target=/root/.cache/uv \
     && rm -rf /opt/app/bin \
     && python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/app
 
-FROM ${BASE}
+# All but our own wheel.
+FROM ${BASE} AS packaged
 RUN echo 'isochrone:x:65532:65532::/tmp:/usr/sbin/nologin' >> /etc/passwd \
     && echo 'isochrone:x:65532:' >> /etc/group
 ENV PATH=/opt/isochrone/bin:/usr/local/bin:/usr/bin:/bin \
@@ -61,6 +62,8 @@ LABEL org.opencontainers.image.title="isochrone-operator" \
       org.opencontainers.image.licenses="Apache-2.0"
 WORKDIR /
 COPY --from=packages /opt/isochrone /opt/isochrone
+
+FROM packaged
 COPY --from=wheel /opt/app /opt/app
 USER 65532:65532
 CMD ["python", "-m", "isochrone_operator"]

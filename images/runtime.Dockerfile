@@ -88,8 +88,8 @@ RUN --mount=type=cache,target=/root/.cache/uv \
     && rm -rf /opt/app/bin /opt/app/isochrone_cli \
     && python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/app
 
-# Caches of engines go below /tmp, which a pod mounts: nothing else need be writable.
-FROM ${BASE} AS runtime
+# All but our own wheel. Caches of engines go below /tmp, which a pod mounts: nothing else need be writable.
+FROM ${BASE} AS packaged
 RUN echo 'isochrone:x:65532:65532::/tmp:/usr/sbin/nologin' >> /etc/passwd \
     && echo 'isochrone:x:65532:' >> /etc/group
 ENV PATH=/opt/isochrone/bin:/usr/local/bin:/usr/bin:/bin \
@@ -99,19 +99,21 @@ LABEL org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=light-packages /opt/isochrone /opt/isochrone
 WORKDIR /
 
-FROM runtime AS light
+FROM packaged AS light
 LABEL org.opencontainers.image.title="isochrone-runtime" \
       org.opencontainers.image.description="Isochrone's gateway and executor, without torch"
 COPY --from=wheel /opt/app /opt/app
 USER 65532:65532
 CMD ["python", "-m", "isochrone_gateway", "--help"]
 
-FROM runtime AS torch
+FROM packaged AS torch-packaged
 ENV TORCHINDUCTOR_CACHE_DIR=/tmp/cache/inductor TRITON_CACHE_DIR=/tmp/cache/triton
 LABEL org.opencontainers.image.title="isochrone-runtime-torch" \
       org.opencontainers.image.description="Isochrone's executor and builder, with torch"
 COPY --from=torch-packages /opt/torch /opt/torch
 COPY --from=builder-packages /opt/builder /opt/builder
+
+FROM torch-packaged AS torch
 COPY --from=wheel /opt/app /opt/app
 USER 65532:65532
 CMD ["python", "-m", "isochrone_builder", "--help"]

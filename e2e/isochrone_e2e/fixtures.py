@@ -11,7 +11,8 @@ import pytest
 
 from isochrone_cluster.client_tools import Helm, Kubectl
 from isochrone_cluster.cluster import Cluster
-from isochrone_e2e.install import Product, build_images, install_crds
+from isochrone_e2e.images import build_images
+from isochrone_e2e.install import Product, install_crds
 from isochrone_e2e.waiting import Objects
 
 STEADY: Final = "steady"

@@ -1,8 +1,9 @@
-"""The product, built from this tree and installed by its own charts, and examples applied to it.
+"""The product, installed by its own charts, and examples applied to it.
 
 Called by the fixtures of the end-to-end tests and by `bench/cluster_operator.py`, on the local cluster.
 """
 
+import functools
 import json
 import subprocess
 import sys
@@ -16,7 +17,6 @@ import yaml
 from isochrone_cluster.client_tools import Helm, Kubectl
 from isochrone_cluster.cluster import Cluster
 from isochrone_cluster.failures import ClusterError, run, wait_until
-from isochrone_cluster.images import buildah
 from isochrone_cluster.places import CACHE, REPOSITORY
 from isochrone_e2e import volumes
 from isochrone_e2e.load import Load
@@ -45,11 +45,6 @@ PHOTO_EXAMPLE: Final = REPOSITORY / "examples" / "kubernetes"
 MODELS_S: Final = 600.0
 INSTALL_S: Final = 240.0
 GONE_S: Final = 240.0
-IMAGES: Final = {
-    "operator": ("operator.Dockerfile", None),
-    "runtime": ("runtime.Dockerfile", "light"),
-    "runtime-torch": ("runtime.Dockerfile", "torch"),
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -273,30 +268,9 @@ def upgrade(helm: Helm, chart: str, *arguments: str) -> None:
     )
 
 
-def build_images(cluster: Cluster, *, torch: bool) -> dict[str, str]:
-    """Build the images of this tree, bring them to the nodes, and return the tag of each."""
-    tags: dict[str, str] = {}
-    for name, (dockerfile, target) in IMAGES.items():
-        if name == "runtime-torch" and not torch:
-            continue
-        repository = f"localhost/isochrone/{name}"
-        identifier = cluster.images.build(
-            REPOSITORY / "images" / dockerfile,
-            tag=f"{repository}:e2e",
-            context=REPOSITORY,
-            target=target,
-            # From its sources: `make test` tests the compiled hot path, which takes minutes to build.
-            build_args={"COMPILED": ""},
-        )
-        tags[name] = identifier.removeprefix("sha256:")[:12]
-        buildah("tag", identifier, f"{repository}:{tags[name]}")
-        cluster.images.keep_only(f"{repository}:{tags[name]}")
-        cluster.images.load(f"{repository}:{tags[name]}", cluster.nodes)
-    return tags
-
-
+@functools.cache
 def make_example_models(example: str) -> Path:
-    """Make the trained models of ``examples/EXAMPLE``, which takes seconds again; return their folder."""
+    """Make the trained models of ``examples/EXAMPLE``, once; return their folder."""
     folder = REPOSITORY / "build" / example
     script = REPOSITORY / "examples" / example / "make_models.py"
     run([sys.executable, script, "--out", folder], timeout_s=MODELS_S, folder=REPOSITORY)

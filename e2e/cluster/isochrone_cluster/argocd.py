@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from isochrone_cluster import credentials
 from isochrone_cluster.client_tools import tool
@@ -38,6 +38,8 @@ RESYNC_S: Final = 5
 
 APPLICATIONS: Final = "applications.argoproj.io"
 KINDS: Final = ("crd/applications.argoproj.io", "crd/appprojects.argoproj.io")
+BROUGHT: Final = "argocd.argoproj.io/tracking-id"
+"""Annotation of what an Application has brought, other Applications among it."""
 READY_S: Final = 120.0
 DELETE_S: Final = 180.0
 WRAPPERS: Final = ("git-verify-wrapper.sh", "gpg-wrapper.sh", "git-ask-pass.sh")
@@ -64,7 +66,7 @@ def argocd(cluster: Cluster, *, settings: Mapping[str, str]) -> Iterator[Reposit
 
     ``settings`` are added to the ConfigMap ``argocd-cm``: health checks, for example. Applications
     belong into the namespace ``argocd``; the project ``default`` allows everything. At the end all
-    Applications go, with Argo CD's CRDs and namespace. Raises ``ClusterError`` when a Debian
+    Applications go, with what their finalizers say, and with Argo CD's CRDs and namespace. Raises ``ClusterError`` when a Debian
     package is missing, or a part does not become ready or ends by itself.
     """
     if absent := absent_packages(ARGOCD_PACKAGES):
@@ -98,19 +100,30 @@ def argocd(cluster: Cluster, *, settings: Mapping[str, str]) -> Iterator[Reposit
 
 
 def _delete_applications(cluster: Cluster) -> None:
-    """Delete all Applications, and wait until they are gone; a failure says what they wait for."""
+    """Delete what a person applied, and wait until every Application is gone, those that these brought too.
+
+    An Application that another one brought is left to that one's finalizer. Deleted by hand, it would be
+    brought again; and a sync of several waves, which then waits for one that is being deleted to become
+    healthy, never ends and holds up the deletion of the Application that syncs.
+    """
     words = (APPLICATIONS, f"--namespace={NAMESPACE}")
-    cluster.kubectl("delete", *words, "--all", "--ignore-not-found", "--wait=false")
 
-    def remaining() -> list[str]:
-        found = json.loads(cluster.kubectl("get", *words, "--output=json"))["items"]
-        return [f"{each['metadata']['name']}: {json.dumps(each.get('status'))}" for each in found]
+    def remaining() -> list[dict[str, Any]]:
+        return list(json.loads(cluster.kubectl("get", *words, "--output=json"))["items"])
 
+    def waiting() -> str:
+        lines = [f"{it['metadata']['name']}: {json.dumps(it.get('status'))}" for it in remaining()]
+        return "\n".join([*lines, cluster.children.tail(CONTROLLER)])
+
+    applied = [
+        it["metadata"]["name"]
+        for it in remaining()
+        if BROUGHT not in it["metadata"].get("annotations", {})
+    ]
+    if applied:
+        cluster.kubectl("delete", *words, *applied, "--wait=false")
     wait_until(
-        "every Application is gone",
-        lambda: not remaining(),
-        timeout_s=DELETE_S,
-        log=lambda: "\n".join([*remaining(), cluster.children.tail(CONTROLLER)]),
+        "every Application is gone", lambda: not remaining(), timeout_s=DELETE_S, log=waiting
     )
 
 
