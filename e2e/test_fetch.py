@@ -1,4 +1,4 @@
-"""Models whose files lie on a web server, or in a bucket: fetched by a Job, built, measured on labels, served."""
+"""Models whose files lie on a web server, or in a bucket: fetched by a Job, built, measured, served."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 from isochrone_e2e.bucket import Bucket, bucket
 from isochrone_e2e.file_server import FileServer, serving
 from isochrone_e2e.install import STORES, Product, make_example_models
-from isochrone_e2e.manifests import API, Manifest, pool_manifest
+from isochrone_e2e.manifests import API, Manifest, digits_model, pool_manifest
 from isochrone_e2e.waiting import Objects
 
 pytestmark = pytest.mark.extended
@@ -91,25 +91,15 @@ def model(server: FileServer, name: str, labeled: str, *, digest: str = "") -> M
         "sha256": digest or digest_of(server, LABELED),
         "secretRef": {"name": SECRET},
     }
-    return digits_model(name, validation, architectures)
+    return model_of(name, validation, architectures)
 
 
-def digits_model(
+def model_of(
     name: str, validation: dict[str, Any], architectures: list[dict[str, Any]]
 ) -> Manifest:
-    return {
-        "apiVersion": API,
-        "kind": "Model",
-        "metadata": {"name": name, "namespace": NAMESPACE},
-        "spec": {
-            "task": "digit-classification",
-            "inputs": [{"name": "image", "datatype": "UINT8", "shape": [-1, 8, 8]}],
-            "outputs": [{"name": "scores", "datatype": "FP32", "shape": [-1, 10]}],
-            "accuracy": {"metric": "top1", "validationSet": validation},
-            "architectures": architectures,
-            "variants": {"precisions": ["fp32"], "backends": ["openvino"], "batchSizes": [1, 2]},
-        },
-    }
+    return digits_model(
+        NAMESPACE, name, validation=validation, architectures=architectures, backend="openvino"
+    )
 
 
 def digest_of(server: FileServer, name: str) -> str:
@@ -205,7 +195,7 @@ def model_in_bucket(lent: Bucket, name: str, keys: dict[str, str]) -> tuple[Mani
     }
     validation = {"uri": lent.uri(f"digits/{LABELED}"), "secretRef": {"name": name}}
     architectures = [{"name": NETWORKS[0], "artifact": network}]
-    return secret, digits_model(name, validation, architectures)
+    return secret, model_of(name, validation, architectures)
 
 
 def test_what_a_model_names_in_a_bucket_is_fetched_with_the_keys_of_its_secret(

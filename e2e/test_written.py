@@ -17,7 +17,7 @@ from isochrone_cluster.failures import wait_until
 from isochrone_e2e import volumes
 from isochrone_e2e.elsewhere import bring, built_elsewhere
 from isochrone_e2e.install import STORES, Product, make_example_models
-from isochrone_e2e.manifests import API, STORE_CLAIM, Manifest, pool_manifest
+from isochrone_e2e.manifests import API, STORE_CLAIM, Manifest, digits_model, pool_manifest
 from isochrone_e2e.waiting import Objects
 
 pytestmark = pytest.mark.extended
@@ -84,19 +84,10 @@ def model(backend: str) -> Manifest:
     """Return the Model, of which fp32 variants of ``backend`` may be generated."""
     validation = {"uri": f"pvc://{CLAIM}/digits.safetensors"}
     linear = {"uri": f"pvc://{CLAIM}/linear.pt2", "format": "torch-export"}
-    return {
-        "apiVersion": API,
-        "kind": "Model",
-        "metadata": {"name": MODEL, "namespace": NAMESPACE},
-        "spec": {
-            "task": "digit-classification",
-            "inputs": [{"name": "image", "datatype": "UINT8", "shape": [-1, 8, 8]}],
-            "outputs": [{"name": "scores", "datatype": "FP32", "shape": [-1, 10]}],
-            "accuracy": {"metric": "top1", "validationSet": validation},
-            "architectures": [{"name": "linear", "artifact": linear, "accuracy": CLAIMED}],
-            "variants": {"precisions": ["fp32"], "backends": [backend], "batchSizes": [1, 2]},
-        },
-    }
+    architecture = {"name": "linear", "artifact": linear, "accuracy": CLAIMED}
+    return digits_model(
+        NAMESPACE, MODEL, validation=validation, architectures=[architecture], backend=backend
+    )
 
 
 def written(variant: Variant) -> Manifest:

@@ -78,6 +78,30 @@ def model_manifests(namespace: str, digest: str) -> tuple[Manifest, Manifest]:
     )
 
 
+def digits_model(
+    namespace: str,
+    name: str,
+    *,
+    validation: Mapping[str, object],
+    architectures: Sequence[Mapping[str, object]],
+    backend: str,
+) -> Manifest:
+    """Return a Model of the digits example, of which fp32 variants of ``backend`` may be generated."""
+    return {
+        "apiVersion": API,
+        "kind": "Model",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {
+            "task": "digit-classification",
+            "inputs": [{"name": "image", "datatype": "UINT8", "shape": [-1, 8, 8]}],
+            "outputs": [{"name": "scores", "datatype": "FP32", "shape": [-1, 10]}],
+            "accuracy": {"metric": "top1", "validationSet": validation},
+            "architectures": list(architectures),
+            "variants": {"precisions": ["fp32"], "backends": [backend], "batchSizes": [1, 2]},
+        },
+    }
+
+
 def declared_status(times: str = TIMES, pools: Sequence[str] = (POOL,)) -> Manifest:
     """Return the status of a synthetic variant whose profile is what its artifact declares.
 

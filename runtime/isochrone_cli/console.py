@@ -37,6 +37,7 @@ BAR_WIDTH: Final = 24
 """Columns of a bar: leaves room for what is being done beside it, even in 80 columns."""
 
 StepDone = Callable[[int, int, str], None]
+"""Takes a finished step: how many are done, of how many, and which one it was."""
 
 
 def follow(done: StepDone, lead: str = "") -> "ProgressSink":
@@ -47,9 +48,6 @@ def follow(done: StepDone, lead: str = "") -> "ProgressSink":
         done(progress.done, progress.total, f"{lead or progress.step} {progress.subject}{cached}")
 
     return report
-
-
-"""Takes a finished step: how many are done, of how many, and which one it was."""
 
 
 def output() -> Console:

@@ -105,7 +105,7 @@ class Link:
         return size + (0 if self._tls is None else self._tls.pending())
 
     def next_frame(self) -> Frame | None:
-        """Return the next complete frame, with what of its payload is there by now.
+        """Return the next complete frame; where only its head was read, what is there of the rest is, too.
 
         Raises ``ProtocolError`` as the session does, and ``LinkLostError`` as ``read``.
         """

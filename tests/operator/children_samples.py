@@ -9,6 +9,7 @@ from typing import Any, Final
 import yaml
 
 from isochrone.api.acceleratorpool import AcceleratorPool
+from isochrone.api.crds import PlainDumper
 from isochrone.api.inferenceservice import InferenceService
 from isochrone.api.model import Model
 from isochrone.api.modelvariant import ModelVariant
@@ -197,17 +198,10 @@ def golden() -> dict[str, tuple[Manifest, ...]]:
     }
 
 
-class _Dumper(yaml.SafeDumper):
-    """Writes everything out."""
-
-    def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002 - the base's signature
-        return True
-
-
 def dumped(manifests: tuple[Manifest, ...]) -> str:
     """Return manifests as a golden file holds them."""
     documents = [dict(it) for it in manifests]
-    return yaml.dump_all(documents, Dumper=_Dumper, sort_keys=True, width=100)
+    return yaml.dump_all(documents, Dumper=PlainDumper, sort_keys=True, width=100)
 
 
 def _write() -> None:

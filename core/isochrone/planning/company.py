@@ -81,7 +81,6 @@ def alone(one: Member) -> Company:
 def joined(one: Company, other: Company) -> Company:
     """Return both companies as one."""
     work_ppm, unit_us, partial_us, surge_us, asks = one
-    # Asked some hundred thousand times for one plan: plain comparisons.
     unit_us = max(unit_us, other.unit_us)
     partial_us = max(partial_us, other.partial_us)
     surge_us = max(surge_us, other.surge_us)

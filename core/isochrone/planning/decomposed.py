@@ -17,9 +17,9 @@ from itertools import combinations
 from math import lcm
 from typing import Final
 
-from isochrone.ids import Namespace, PoolId, ServiceId
+from isochrone.ids import Namespace, PoolId
 from isochrone.planning.candidates import ServiceOptions
-from isochrone.planning.exact_program import Program, build, hint_of, minimized, selection_of
+from isochrone.planning.exact_program import build, hint_of, minimized, selection_of
 from isochrone.planning.problem import Problem, nodes_needed
 from isochrone.planning.selection import Selection, bill_uph, usage
 from isochrone.units import ONE_PPM, MicroDollarsPerHour
@@ -76,7 +76,7 @@ def _bound(
             program,
             sum(prices[pool] * held for (_, pool), held in program.held.items()),
             hint=hint_of(program, start),
-            served=_every(program),
+            served=program.everybody,
             work_limit=left / (len(parts) - number),  # what easy ones leave is for the hard ones
         )
         left = max(0.0, left - outcome.work)
@@ -128,7 +128,7 @@ def _replanned(
         program,
         program.bill,
         hint=hint_of(program, selection),
-        served=_every(program),
+        served=program.everybody,
         work_limit=work_limit,
     )
     if outcome.values is None:
@@ -150,7 +150,3 @@ def _namespaces(options: _Tables) -> list[Namespace]:
 def _of(options: _Tables, names: tuple[Namespace, ...]) -> _Tables:
     """Return the tables of ``names``."""
     return tuple(table for table in options if table.service.namespace in names)
-
-
-def _every(program: Program) -> dict[ServiceId, int]:
-    return dict.fromkeys(program.served, 1)

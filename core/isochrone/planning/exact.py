@@ -65,8 +65,7 @@ def cheapest(
     if _takes_apart(options, start):
         return decomposed.cheapest(problem, cheap, start)
     program = build(problem, cheap)
-    every = dict.fromkeys(program.served, 1)
-    outcome = _run(problem, program, program.bill, hint_of(program, start), every)
+    outcome = _run(problem, program, program.bill, hint_of(program, start), program.everybody)
     if outcome.values is None:
         return start, outcome.bound
     found = selection_of(program, outcome.values)
@@ -89,8 +88,7 @@ def _takes_apart(options: tuple[ServiceOptions, ...], start: Selection) -> bool:
 def _settled(problem: Problem, program: Program, start: Selection) -> Selection | None:
     """Return the cheapest selection that serves everybody or, if none does, the most important."""
     hint = hint_of(program, start)
-    every = dict.fromkeys(program.served, 1)
-    outcome = _run(problem, program, program.bill, hint, every)
+    outcome = _run(problem, program, program.bill, hint, program.everybody)
     if outcome.infeasible:
         some = _serve_in_order(problem, program, hint)
         if some is None:

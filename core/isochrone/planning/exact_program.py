@@ -64,6 +64,11 @@ class Program:
     held: dict[HeldKey, Expression] = field(default_factory=dict)
     bill: Expression = 0
 
+    @property
+    def everybody(self) -> dict[ServiceId, int]:
+        """That every service with candidates is served, as ``minimized`` takes it."""
+        return dict.fromkeys(self.served, 1)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:

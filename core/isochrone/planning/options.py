@@ -83,12 +83,11 @@ class _Limits:
 
 def _limits(problem: Problem, service: Service, pool: Pool) -> _Limits:
     running = running_choice(problem.running, service.id)
-    alone = service.isolation is not Isolation.SHARED
     return _Limits(
         pool=pool,
         accelerators=accelerators_limit(problem.fleet, pool),
         ceiling_uph=namespace_budget(problem.demand, service.namespace),
-        one_each=alone and pool.accelerator_price_uph > 0,
+        one_each=service.isolation is not Isolation.SHARED and pool.accelerator_price_uph > 0,
         running=running[0] if running is not None and running[1] == pool.id else None,
     )
 

@@ -1,7 +1,7 @@
 """Shared groups: what their members bring and ask, and whether a number of workers keeps all promises.
 
 The figures are of ``attainment``, in whole numbers that any solver adds up alike. Called by
-``options``, ``company``, ``exact``, ``assembly`` and ``judge``. Pure.
+``options``, ``company``, ``exact_program``, ``assembly`` and ``judge``. Pure.
 """
 
 from dataclasses import dataclass

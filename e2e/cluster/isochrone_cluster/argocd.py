@@ -66,8 +66,8 @@ def argocd(cluster: Cluster, *, settings: Mapping[str, str]) -> Iterator[Reposit
 
     ``settings`` are added to the ConfigMap ``argocd-cm``: health checks, for example. Applications
     belong into the namespace ``argocd``; the project ``default`` allows everything. At the end all
-    Applications go, with what their finalizers say, and with Argo CD's CRDs and namespace. Raises ``ClusterError`` when a Debian
-    package is missing, or a part does not become ready or ends by itself.
+    Applications go, with what their finalizers say, and with Argo CD's CRDs and namespace. Raises
+    ``ClusterError`` when a Debian package is missing, or a part does not become ready or ends by itself.
     """
     if absent := absent_packages(ARGOCD_PACKAGES):
         raise ClusterError(f"Argo CD needs: apt-get install {' '.join(absent)}")
