@@ -5,7 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from isochrone.ids import ServiceId
 from isochrone.scheduling import Outcome
+from isochrone.scheduling.fairness import STAND_BACK, Shares
 
 MS = 1_000_000
 SECOND = 1000 * MS
@@ -156,6 +158,27 @@ def test_below_saturation_fifteen_services_are_all_served(lab: SimpleNamespace) 
     world.run()
     attained = world.count()
     assert attained[Outcome.ON_TIME] / sum(attained.values()) >= 0.995
+
+
+def test_who_was_given_more_stands_back_while_another_is_refused_who_was_given_less() -> None:
+    shares = Shares()
+    shares.replan({ServiceId("ns/greedy"): 1.0, ServiceId("ns/hungry"): 1.0})
+    greedy, hungry = shares.claims.values()
+    window_ns = 500 * MS
+    for claim in (greedy, hungry):
+        shares.note_arrival(claim, 0)
+    greedy.give(30 * MS, 0, window_ns)
+    hungry.give(10 * MS, 0, window_ns)
+
+    assert shares.stands_back(greedy, 0, window_ns) == 0.0
+    shares.note_refusal(greedy, 25 * MS, 0, window_ns)
+    assert shares.stands_back(greedy, 1 * MS, window_ns) == 0.0
+    shares.note_refusal(hungry, 25 * MS, 10 * MS, window_ns)
+    # Half as much again as its share: half of what twice its share would cost it.
+    assert shares.stands_back(greedy, 12 * MS, window_ns) == pytest.approx(STAND_BACK / 2, rel=0.02)
+    assert shares.stands_back(hungry, 12 * MS, window_ns) == 0.0
+    # Whoever was refused has not come again.
+    assert shares.stands_back(greedy, 35 * MS, window_ns) == 0.0
 
 
 def test_a_tight_service_that_is_pressed_by_many_loose_ones_gets_its_share_back(

@@ -1,4 +1,4 @@
-"""The reserve of newcomers where much is refused."""
+"""What newcomers must leave where much is refused: a reserve, and room for batches as others would make."""
 
 from types import SimpleNamespace
 
@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isochrone.scheduling.outcomes import Outcome, Reason
-from isochrone.scheduling.overload import FULL_SHARE, MEMORY, Overload
+from isochrone.scheduling.overload import FULL_SHARE, MEMORY, STORM_SHARE, Overload
 from isochrone.scheduling.settings import Settings
 
 SETTINGS = Settings(overload_reserve=0.1)
@@ -56,6 +56,33 @@ def test_the_reserve_is_a_bounded_part_of_the_wait(refusals: list[bool], wait_ns
     assert 0.0 <= reserve_ns <= SETTINGS.overload_reserve * wait_ns
     if overload.share >= FULL_SHARE:
         assert reserve_ns == SETTINGS.overload_reserve * wait_ns
+
+
+MS = 1_000_000
+
+
+def test_room_is_asked_for_while_nearly_everybody_is_refused() -> None:
+    overload = after(*[True] * 2 * MEMORY)
+    overload.note_opener(16, 25 * MS, 0)
+
+    assert overload.share >= STORM_SHARE
+    assert overload.room(25 * MS, 10 * MS) == 16
+    for _ in range(MEMORY):
+        overload.note(refused=False)
+    assert overload.room(25 * MS, 10 * MS) == 0
+
+
+def test_room_is_for_the_largest_batch_of_late_and_not_for_who_has_less_time() -> None:
+    overload = after(*[True] * 2 * MEMORY)
+    overload.note_opener(8, 25 * MS, 0)
+    overload.note_opener(4, 25 * MS, 5 * MS)
+
+    assert overload.room(50 * MS, 10 * MS) == 8
+    assert overload.room(10 * MS, 10 * MS) == 0
+    # Forgotten when those who were refused have come again, or have not.
+    assert overload.room(50 * MS, 25 * MS) == 0
+    overload.note_opener(2, 25 * MS, 30 * MS)
+    assert overload.room(50 * MS, 40 * MS) == 2
 
 
 def test_under_overload_the_queue_is_shorter_and_the_worker_never_idle(

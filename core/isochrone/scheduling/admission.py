@@ -12,10 +12,11 @@ and, while much is refused, ``overload`` has the newcomer leave a reserve beside
 The newcomer is checked, and then every batch behind it, as far as the group's ``line`` cannot say
 that they have time enough.
 
-Whoever opens a batch is held to what it will probably grow to by the time it begins, and so are, for
-him, all those that are still growing: otherwise a lane under load fills with batches of one, from as
-many queues as there are, and none can grow. Whoever joins a batch adds what it takes longer, and
-nothing else.
+Where more is refused than a burst explains, whoever opens a batch is held to what it will probably grow to
+by the time it begins, and so are, for him, all those that are still growing: otherwise a lane under load
+fills with batches of one, from as many queues as there are, and none can grow. Where nearly everybody is
+refused, he is held to as large a batch as they would have opened, and stands back if he was given more than
+his share. Whoever joins a batch adds what it takes longer, and nothing else.
 """
 
 from bisect import bisect_right
@@ -25,7 +26,7 @@ from isochrone.scheduling.outcomes import Reason
 from isochrone.scheduling.picture import Picture
 from isochrone.scheduling.queues import Newcomer, RouteQueue
 from isochrone.scheduling.settings import Settings
-from isochrone.units import ONE_PPM, Instant, Nanoseconds
+from isochrone.units import ONE_PPM, Instant
 
 Verdict = tuple[Reason | None, int]
 """``(None, finish estimate)``, or why not and the pause after which it is worth trying again."""
@@ -111,15 +112,25 @@ def _place(queue: RouteQueue, rows: int, aim: Instant, picture: Picture) -> tupl
             )
         return finish, late
     # 3. … or opens one; strict shares see to it that nobody is crowded out.
-    grown = not group.shares.holds(queue.claim, picture.now, picture.settings.active_window_ns)
-    work, own_ns = ahead.work, float(last_ns)
+    window_ns = picture.settings.active_window_ns
+    grown = group.overload.felt and not group.shares.holds(queue.claim, picture.now, window_ns)
+    work, own_ns, held_ns = ahead.work, float(last_ns), float(last_ns)
+    size = 1
     if grown:
         work += ahead.extra
-        own_ns = float(grown_ns(queue, 1, work, picture))
-    finish = picture.finish(work, ahead.squares, own_ns)
+        size = _grown(queue, 1, work, picture)
+        own_ns = float(queue.costs.tail_ns[size])
+        held_ns = max(own_ns, _held_ns(queue, picture))
+    finish = picture.finish(work, ahead.squares, held_ns)
     late = finish + _reserve_ns(queue, rows, finish, picture) - aim
-    if late <= 0:
-        late = line.first_late(order, ahead, own_ns, None, picture, grown=grown, trusted=trusted)
+    if grown:
+        late += _stand_back_ns(queue, picture)
+    if late > 0:
+        group.overload.note_opener(size, queue.costs.target_ns, picture.now)
+        return finish, late
+    if held_ns > own_ns:
+        finish = picture.finish(work, ahead.squares, own_ns)
+    late = line.first_late(order, ahead, own_ns, None, picture, grown=grown, trusted=trusted)
     return finish, late
 
 
@@ -171,11 +182,37 @@ def _alone_ns(queue: RouteQueue, rows: int, picture: Picture) -> float:
     return queue.costs.cover_ns[rows] * picture.fastest * (1 + picture.margin)
 
 
-def grown_ns(queue: RouteQueue, size: int, ahead_ns: float, picture: Picture) -> Nanoseconds:
-    """Return how long a batch of ``size`` will probably take when it begins behind ``ahead_ns``."""
-    costs = queue.costs
-    size += queue.expected(picture.now, picture.start_ns(ahead_ns))
-    return costs.tail_ns[min(costs.full, size)]
+def _grown(queue: RouteQueue, size: int, ahead_ns: float, picture: Picture) -> int:
+    """Return what a batch of ``size`` will probably grow to until it begins behind ``ahead_ns``."""
+    more = queue.expected(picture.now, picture.start_ns(ahead_ns))
+    return min(queue.costs.full, size + more)
+
+
+def _held_ns(queue: RouteQueue, picture: Picture) -> float:
+    """Return how long a batch an opener must have time for because of others who were refused.
+
+    Not one whose service asks for no more than it owns, even if each of its requests ran alone: those
+    who ask for more are to make room for it.
+    """
+    group, costs, now = queue.group, queue.costs, picture.now
+    if len(group.shares.claims) == 1:
+        return 0.0
+    rows = group.overload.room(costs.target_ns, now)
+    if (
+        not rows
+        or queue.rate(now) * costs.cover_ns[1] <= group.shares.part(queue.claim) * picture.capacity
+    ):
+        return 0.0
+    return float(costs.tail_ns[min(costs.full, rows)])
+
+
+def _stand_back_ns(queue: RouteQueue, picture: Picture) -> float:
+    """Return how much earlier than its aim an opener must end that was given more than its share."""
+    shares = queue.group.shares
+    if len(shares.claims) == 1 or not queue.group.overload.storm:
+        return 0.0
+    window_ns = picture.settings.active_window_ns
+    return shares.stands_back(queue.claim, picture.now, window_ns) * queue.costs.target_ns
 
 
 def note_growth(queue: RouteQueue, picture: Picture) -> None:
@@ -185,7 +222,8 @@ def note_growth(queue: RouteQueue, picture: Picture) -> None:
     if queue.rows_max == 1:
         ahead: Ahead = queue.group.line.ahead(last.order)
         size = len(queue.aims) - (len(queue.batches) - 1) * queue.costs.full
-        extra_ns = grown_ns(queue, size, ahead.work + ahead.extra, picture) - last.length_ns
+        grown = _grown(queue, size, ahead.work + ahead.extra, picture)
+        extra_ns = queue.costs.tail_ns[grown] - last.length_ns
     queue.group.line.expect(last, max(0, extra_ns))
 
 

@@ -281,7 +281,9 @@ def _count_refusal(
     if refusal is Reason.OVERLOAD:
         queue.overloaded_at = wish.now
         queue.group.overload.note(refused=True)
-        queue.group.shares.note_refusal(queue.claim, wish.now, cell.settings.active_window_ns)
+        queue.group.shares.note_refusal(
+            queue.claim, queue.costs.target_ns, wish.now, cell.settings.active_window_ns
+        )
     return _note_demand(queue, wish.rows, refusal, wish.now)
 
 

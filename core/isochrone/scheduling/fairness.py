@@ -11,7 +11,8 @@ A share may be smaller than one batch: fifteen services with 50 ms each own 3 ms
 would run in batches of one, and everybody lose. So a service may always fill its first batch, until
 somebody is *pressed* by that: refused, although given far less than it owns, and that for longer than chance
 explains. From then on the bound holds, for a while: for those who were given much more than they own, and if
-that does not help, for everybody.
+that does not help, for everybody. It seldom comes to that: while somebody is refused who was given less than
+it owns, whoever was given more and opens a batch *stands back* a little, so that the other comes first.
 
 One ``Shares`` per group; asked by ``admission``, told by ``arrival`` and ``dispatch``.
 """
@@ -44,6 +45,9 @@ PRESSED_WINDOWS: Final = 20
 happens again soon after …"""
 PRESSED_WINDOWS_MAX: Final = 1280
 """… up to this."""
+STAND_BACK: Final = 0.05
+"""Who was given twice its share, or more, must end so much of its target earlier where it stands back: enough
+to come second, too little to leave a worker idle."""
 LOOKS_PER_WINDOW: Final = 100
 """How often shares are compared at most; it takes a look at every active service."""
 
@@ -98,6 +102,7 @@ class Shares:
         "_active_ppm",
         "_for_all",
         "_given_ns",
+        "_hungry_until",
         "_look_at",
         "_pressed_until",
         "_weigh_at",
@@ -117,6 +122,8 @@ class Shares:
         self._given_ns = 0.0
         """Lane time that was given to all active services of late, as it was weighed last."""
         self._weigh_at: Instant = 0
+        self._hungry_until: Instant = 0
+        """Until then somebody may come again who was given less than its share, and was refused."""
 
     def replan(self, lane_shares: dict[ServiceId, float]) -> None:
         """Follow a new plan: ``lane_shares`` are lane-seconds per second, by service.
@@ -168,21 +175,39 @@ class Shares:
             return False
         if self._for_all:
             return True
-        if now >= self._weigh_at:
-            self._weigh_at = now + window_ns // LOOKS_PER_WINDOW
-            self._given_ns = self._given_to_all(now, window_ns)
-        owned = claim.share_ppm / max(self._active_ppm, 1) * self._given_ns
+        owned = self._owned_ns(claim, now, window_ns)
         return claim.given_of_late(now, window_ns) > EXCESS_PART * owned
 
-    def note_refusal(self, claim: Claim, now: Instant, window_ns: Nanoseconds) -> None:
-        """Look whether ``claim``, which was refused for want of time, is pressed by the others."""
-        # Whoever has just begun was not given much yet; and what is in force needs no second look.
-        begun = claim.active_since + MEMORY_WINDOWS * window_ns
-        if now < max(self._look_at, begun, self._pressed_until):
+    def stands_back(self, claim: Claim, now: Instant, window_ns: Nanoseconds) -> float:
+        """Return how much of its target earlier ``claim`` must end where it opens a batch."""
+        if now >= self._hungry_until:
+            return 0.0
+        owned = self._owned_ns(claim, now, window_ns)
+        given = claim.given_of_late(now, window_ns)
+        return STAND_BACK * min(1.0, given / owned - 1.0) if given > owned > 0 else 0.0
+
+    def part(self, claim: Claim) -> float:
+        """Return which part of the lanes ``claim`` owns among those that are active."""
+        return claim.share_ppm / max(self._active_ppm, 1)
+
+    def note_refusal(
+        self, claim: Claim, target_ns: Nanoseconds, now: Instant, window_ns: Nanoseconds
+    ) -> None:
+        """Look whether ``claim``, refused for want of time, was given too little, or is pressed.
+
+        Whoever was refused is taken to come again within its target.
+        """
+        if now < self._look_at:
             return
         self._look_at = now + window_ns // LOOKS_PER_WINDOW
-        owned = claim.share_ppm / max(self._active_ppm, 1) * self._given_to_all(now, window_ns)
-        if claim.given_of_late(now, window_ns) >= PRESSED_PART * owned:
+        owned = self._owned_ns(claim, now, window_ns)
+        given = claim.given_of_late(now, window_ns)
+        if given < owned:
+            self._hungry_until = now + target_ns
+        # Whoever has just begun was not given much yet; and what is in force needs no second look.
+        if now < max(claim.active_since + MEMORY_WINDOWS * window_ns, self._pressed_until):
+            return
+        if given >= PRESSED_PART * owned:
             claim.short_since = None
         elif claim.short_since is None:
             claim.short_since = now
@@ -194,6 +219,13 @@ class Shares:
             self._windows = twice if soon and self._for_all else PRESSED_WINDOWS
             self._for_all = soon
             self._pressed_until = now + self._windows * window_ns
+
+    def _owned_ns(self, claim: Claim, now: Instant, window_ns: Nanoseconds) -> float:
+        """Return how much of the lane time that was given to all of late was due to ``claim``."""
+        if now >= self._weigh_at:
+            self._weigh_at = now + window_ns // LOOKS_PER_WINDOW
+            self._given_ns = self._given_to_all(now, window_ns)
+        return self.part(claim) * self._given_ns
 
     def _given_to_all(self, now: Instant, window_ns: Nanoseconds) -> float:
         """Return the lane time that all active services were given of late."""

@@ -150,12 +150,15 @@ class RouteQueue:
         self.asked_at = now
 
     def expected(self, now: Instant, within_ns: float) -> int:
-        """Return how many more requests will probably ask for a place here ``within_ns``.
+        """Return how many more requests will probably ask for a place here ``within_ns``."""
+        return int(self.rate(now) * within_ns)
+
+    def rate(self, now: Instant) -> float:
+        """Return how many requests ask for a place here per nanosecond.
 
         Judged by the last few targets' worth of them; the last one itself tells of no rate.
         """
-        others = self._asked_of_late(now) - 1.0
-        return int(others * log(2) / self._memory_ns() * within_ns) if others > 0 else 0
+        return max(0.0, self._asked_of_late(now) - 1.0) * log(2) / self._memory_ns()
 
     def replan(self, route: RouteView) -> None:
         """Follow a new plan's figures for the same route."""
