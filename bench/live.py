@@ -1,6 +1,6 @@
 """Live, on real processes: gateway and executors under Poisson load up to 3 × saturation, beside Triton.
 
-    python bench/live.py [--rounds 3] [--seconds 7] [--long] [--out bench/results/live.json]
+    python bench/live.py [--rounds 3] [--seconds 7] [--loads 0.9 1 …] [--long] [--out bench/results/live.json]
 
 One EfficientNet-Lite variant, an objective of 100 ms, one executor per core of its own (two at most);
 the gateway shares a core with the load client, which is a process of its own. Beside it Triton, with
@@ -37,7 +37,7 @@ from isochrone_cli.console import Say
 from isochrone_cli.demo_load import DemoLoad, send
 from isochrone_cli.load_spec import LoadRecord, LoadRun, LoadSpec, OpenLoop, Phase, Stream, Target
 from isochrone_cli.machine import Machine, look
-from isochrone_cli.report import read_trace
+from isochrone_cli.recorded import read_trace
 from isochrone_cli.store import add_store_argument
 from live_cell import (
     ACCURACIES,
@@ -80,9 +80,10 @@ FIRST_KNOBS: Final = Knobs(timeout_ms=TIMEOUTS_MS[0], queue_max=0, batch_max=BAT
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """How long and how often. ``seconds`` is None where a phase lasts until enough were accepted."""
+    """How much, how long and how often. ``seconds`` is None where a phase lasts until enough were accepted."""
 
     rounds: int
+    loads: tuple[float, ...]
     seconds: float | None
     sweep_seconds: float
     seed: int
@@ -251,7 +252,7 @@ def run(options: argparse.Namespace, settings: Settings, folder: Path) -> dict[s
             say(f"taken: {knobs.text()}")
         for number in range(settings.rounds):
             say(f"round {number + 1} of {settings.rounds}")
-            for multiple in MULTIPLES:
+            for multiple in settings.loads:
                 bench.pair(triton, multiple, number, settings, say)
         if triton is not None:
             triton.unload()
@@ -288,6 +289,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=whole(1, ROUNDS_MAX), help="3; with --long, 5")
     parser.add_argument("--seconds", type=decimal(1.0, SECONDS_MAX, "seconds"), default=7.0,
                         help="length of each phase, without --long (%(default)s)")  # fmt: skip
+    parser.add_argument("--loads", type=float, nargs="+", choices=MULTIPLES, default=MULTIPLES,
+                        help="times saturation (all)", metavar="LOAD")  # fmt: skip
     parser.add_argument("--sweep-seconds", type=decimal(1.0, SECONDS_MAX, "seconds"),
                         help="length of each of Triton's trials; 3; with --long, 10")  # fmt: skip
     parser.add_argument("--long", action="store_true",
@@ -300,6 +303,7 @@ def main() -> None:
     options = parser.parse_args()
     settings = Settings(
         rounds=options.rounds or (5 if options.long else 3),
+        loads=tuple(sorted(set(options.loads))),
         seconds=None if options.long else options.seconds,
         sweep_seconds=options.sweep_seconds or (10.0 if options.long else 3.0),
         seed=options.seed,

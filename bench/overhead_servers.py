@@ -39,7 +39,7 @@ from isochrone_cli.load_spec import (
 from isochrone_cli.machine import Machine
 from isochrone_cli.processes import Child, stop_all
 from isochrone_cli.quantiles import percentiles
-from isochrone_cli.report import read_trace
+from isochrone_cli.recorded import read_trace
 from overhead_models import PAYLOADS, Payload, Workbench, service_of
 
 SERVERS: Final = ("isochrone, batch 1", "isochrone, batches to 16", "FastAPI + uvicorn, batch 1")

@@ -68,6 +68,15 @@ class Load:
     sizes: tuple[SizeShare, ...]
 
     @property
+    def at_once(self) -> float:
+        """Requests that may come at once: the peak rate is a mean over one second, the burst comes on top.
+
+        Arrivals are within the load while a bucket that holds so many tokens, and is filled at the peak
+        rate, has one for each.
+        """
+        return max(1.0, self.peak_rate_rps + self.burst)
+
+    @property
     def rows_max(self) -> int:
         """Rows of the largest declared request."""
         return max(share.size for share in self.sizes)

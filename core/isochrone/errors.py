@@ -13,6 +13,14 @@
 A broken *promise of ours* is an ``AssertionError``, never one of these: it is a defect.
 """
 
+from typing import Final
+
+import msgspec
+
+UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""All that msgspec raises for bytes that are no document of the wanted type: not UTF-8, and nested too deeply,
+have errors of their own."""
+
 
 class IsochroneError(Exception):
     """Base of every error that Isochrone raises on purpose; the message is for a person."""

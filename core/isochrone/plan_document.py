@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from isochrone.catalog import Catalog
-from isochrone.errors import ManifestError
+from isochrone.errors import UNREADABLE, ManifestError
 from isochrone.plan import Plan
 
 FORMAT: Final = 1
@@ -37,7 +37,7 @@ def decode(data: bytes) -> PlanDocument:
     """
     try:
         document = msgspec.json.decode(data, type=PlanDocument)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         message = f"no plan document: {error}"
         raise ManifestError(message) from error
     if document.format != FORMAT:

@@ -70,5 +70,5 @@ def encode_line(record: Record) -> bytes:
 
 
 def decode_line(line: bytes) -> Record:
-    """Return the record that ``line`` holds; ``msgspec.DecodeError`` when it holds none."""
+    """Return the record that ``line`` holds; one of ``errors.UNREADABLE`` when it holds none."""
     return _DECODER.decode(line)

@@ -95,7 +95,7 @@ def parse_money(text: str) -> MicroDollarsPerHour:
 
     Raises ``ValueError`` when ``text`` is no non-negative decimal of at most six places.
     """
-    return _whole(_decimal(text) * DOLLAR_UPH, text, "micro-dollars")
+    return _whole(_decimal(text, like="4.00") * DOLLAR_UPH, text, "micro-dollars")
 
 
 def parse_ratio(text: str) -> PartsPerMillion:
@@ -103,7 +103,7 @@ def parse_ratio(text: str) -> PartsPerMillion:
 
     Raises ``ValueError`` when ``text`` is no decimal from 0 to 1 of at most six places.
     """
-    value = _decimal(text)
+    value = _decimal(text, like="0.75")
     if value > 1:
         message = f'{text!r} is no ratio: write a decimal from 0 to 1, such as "0.75"'
         raise ValueError(message)
@@ -115,7 +115,7 @@ def parse_percentile(text: str) -> PartsPerMillion:
 
     Raises ``ValueError`` when ``text`` is no decimal in [50, 100) of at most four places.
     """
-    value = _decimal(text)
+    value = _decimal(text, like="99.9")
     if not Decimal(50) <= value < Decimal(100):
         message = f'{text!r} is no percentile: write a decimal from 50 to below 100, such as "99.9"'
         raise ValueError(message)
@@ -127,7 +127,7 @@ def parse_rate(text: str) -> float:
 
     Raises ``ValueError`` when ``text`` is no non-negative decimal.
     """
-    return float(_decimal(text))
+    return float(_decimal(text, like="200"))
 
 
 def format_duration(duration_ns: Nanoseconds) -> str:
@@ -175,11 +175,11 @@ def format_percentile(percentile_ppm: PartsPerMillion) -> str:
     return f"{(Decimal(percentile_ppm) / 10_000).normalize():f}"
 
 
-def _decimal(text: str) -> Decimal:
+def _decimal(text: str, *, like: str) -> Decimal:
     try:
         value = Decimal(text)
     except InvalidOperation:
-        message = f'{text!r} is no decimal: write digits, such as "0.75"'
+        message = f'{text!r} is no decimal: write digits, such as "{like}"'
         raise ValueError(message) from None
     if not value.is_finite() or value < 0:
         message = f"{text!r} is negative or not finite: write a decimal of at least 0"

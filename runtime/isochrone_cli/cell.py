@@ -104,7 +104,8 @@ class Cell:
     @property
     def url(self) -> str:
         """Where requests go."""
-        return f"http://{self._host}:{self._addresses['port']}"
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"http://{host}:{self._addresses['port']}"
 
     @property
     def admin_url(self) -> str:
@@ -139,9 +140,14 @@ class Cell:
         stop_all(self._executors)
 
     def revive(self, notice: Callable[[str], None]) -> None:
-        """Restart what has ended, and tell ``notice`` so. Called every now and then."""
+        """Restart what has ended, and tell ``notice`` so. Called every now and then.
+
+        Raises ``SetupError`` for what cannot start, or has ended too often.
+        """
         for child in self.children:
             if not child.running:
+                if child.complaint:
+                    raise SetupError(f"{child.name} cannot start: {child.complaint}")
                 code = child.process.returncode if child.process else None
                 notice(f"{child.name} ended with status {code}; starting it again")
                 if child is self._gateway:

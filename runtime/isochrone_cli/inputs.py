@@ -46,14 +46,14 @@ def _files(paths: Sequence[str]) -> list[str]:
     files: list[str] = []
     for given in paths:
         path = Path(given)
-        if given == STANDARD_INPUT or path.is_file():
-            files.append(given)
-        elif path.is_dir():
+        if path.is_dir():
             found = sorted(str(entry) for entry in path.iterdir() if entry.suffix in SUFFIXES)
             if not found:
                 message = f"{given}: the folder holds no .yaml, .yml or .json file"
                 raise ManifestError(message)
             files += found
+        elif given == STANDARD_INPUT or path.exists():  # also a pipe, as a shell's <(…) is
+            files.append(given)
         else:
             message = f"{given}: there is no such file or folder"
             raise ManifestError(message)
@@ -61,18 +61,17 @@ def _files(paths: Sequence[str]) -> list[str]:
 
 
 def _read(path: str) -> Source:
-    if path == STANDARD_INPUT:
-        text = sys.stdin.read(FILE_BYTES_MAX + 1)
-        if len(text) > FILE_BYTES_MAX:
-            message = f"standard input: longer than {FILE_BYTES_MAX}, the limit for manifests"
-            raise ManifestError(message)
-        return Source(path="(standard input)", text=text)
-    file = Path(path)
-    if file.stat().st_size > FILE_BYTES_MAX:
-        message = f"{path}: larger than {FILE_BYTES_MAX} bytes, the limit for a manifest"
-        raise ManifestError(message)
+    name = "(standard input)" if path == STANDARD_INPUT else path
     try:
-        return Source(path=path, text=file.read_text(encoding="utf-8"))
+        if path == STANDARD_INPUT:
+            data = sys.stdin.buffer.read(FILE_BYTES_MAX + 1)
+        else:
+            with Path(path).open("rb") as file:
+                data = file.read(FILE_BYTES_MAX + 1)
+        if len(data) > FILE_BYTES_MAX:
+            raise ManifestError(
+                f"{name}: longer than {FILE_BYTES_MAX} bytes, the limit for a manifest"
+            )
+        return Source(path=name, text=data.decode("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        message = f"{path}: cannot be read: {error}"
-        raise ManifestError(message) from error
+        raise ManifestError(f"{name}: cannot be read: {error}") from error

@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from isochrone.errors import ManifestError
+from isochrone.errors import UNREADABLE, ManifestError
 from isochrone.units import MILLISECOND, Instant, Nanoseconds
 
 SEND_LAG_P99_MAX_NS: Final = 2 * MILLISECOND
@@ -161,7 +161,7 @@ def read_spec(path: Path) -> LoadSpec:
     """
     try:
         spec = msgspec.json.decode(path.read_bytes(), type=LoadSpec)
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, *UNREADABLE) as error:
         message = f"{path}: no load specification: {error}"
         raise ManifestError(message) from error
     for problem in _problems(spec):
@@ -194,7 +194,7 @@ def read_result(path: Path) -> tuple[LoadRun, list[LoadRecord]]:
                         run = decoded
                     case LoadRecord() as record:
                         records.append(record)
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, *UNREADABLE) as error:
         message = f"{path}: no load result: {error}"
         raise ManifestError(message) from error
     if run is None:

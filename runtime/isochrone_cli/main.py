@@ -50,6 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 0
+    except OSError as error:  # a place that an option names cannot be used, or a disk is full
+        where = "" if error.filename is None else f"{error.filename}: "
+        sys.stderr.write(f"isochrone {options.command}: {where}{error.strerror or error}\n")
+        return AT_FAULT
     return status
 
 

@@ -8,11 +8,14 @@ import os
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from isochrone.errors import SetupError
+import msgspec
+
+from isochrone.errors import UNREADABLE, SetupError
 
 STOP_TIMEOUT_S: Final = 5.0
 """How long a child may take to end after SIGTERM before it is killed."""
@@ -21,6 +24,13 @@ RESTARTS_MAX: Final = 5
 """Restarts within ``RESTART_WINDOW_S`` before a child is given up: it would fail for ever."""
 
 RESTART_WINDOW_S: Final = 60.0
+
+
+class _LogLine(msgspec.Struct, frozen=True, kw_only=True):
+    """What is read of a line that a gateway or an executor logs."""
+
+    event: str
+    reason: str = ""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -60,6 +70,15 @@ class Child:
     def running(self) -> bool:
         """Whether the process is there."""
         return self.process is not None and self.process.poll() is None
+
+    @property
+    def complaint(self) -> str:
+        """Return why the program cannot start, where it says so with its last word; else ''."""
+        with suppress(*UNREADABLE):
+            said = msgspec.json.decode(self.last_words(1), type=_LogLine)
+            if said.event == "cannot_start":
+                return said.reason
+        return ""
 
     def last_words(self, lines: int = 8) -> str:
         """Return the end of the log."""

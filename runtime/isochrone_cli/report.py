@@ -9,18 +9,16 @@ byte read to the last byte written.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 from isochrone.demand import Load
-from isochrone.errors import ManifestError
 from isochrone.ids import ServiceId, VariantId
 from isochrone.plan import ServicePlan, meets_floor
 from isochrone.plan_document import PlanDocument
 from isochrone.planning.problem import merit_ppm
 from isochrone.scheduling.outcomes import Outcome
 from isochrone.simulation.clairvoyant import Capacity
-from isochrone.trace import ActionRecord, Record, RequestRecord, decode_line
+from isochrone.trace import ActionRecord, Record, RequestRecord
 from isochrone.units import DOLLAR_UPH, MILLISECOND, ONE_PPM, SECOND, Instant, Nanoseconds
 from isochrone_cli.clairvoyance import (
     BatchTime,
@@ -63,19 +61,6 @@ class Evidence:
     runs: Sequence[tuple[LoadRun, Sequence[LoadRecord]]]
     probes: Sequence[BatchTime]
     declared: Mapping[ServiceId, Load] = field(default_factory=dict)
-
-
-def read_trace(path: Path) -> list[Record]:
-    """Return the records in ``path``. Raises ``ManifestError`` when it cannot be read.
-
-    A last line that was cut off, as a killed gateway leaves it, is left out.
-    """
-    try:
-        lines = path.read_bytes().splitlines(keepends=True)
-        return [decode_line(line) for line in lines if line.endswith(b"\n")]
-    except (OSError, ValueError) as error:
-        message = f"{path}: no trace: {error}"
-        raise ManifestError(message) from error
 
 
 def make_report(evidence: Evidence) -> dict[str, Any]:
@@ -134,10 +119,10 @@ def objective_of(document: PlanDocument, service: str) -> Nanoseconds | None:
 def conforming(arrivals: Iterable[Instant], load: Load) -> list[bool]:
     """Return for each of the ascending ``arrivals`` if the declared peak rate and burst cover it.
 
-    A bucket of ``burst`` + 1 tokens that fills at ``peak_rate_rps``; an arrival without a token is
-    beyond what was declared.
+    As the gateway counts: a bucket of ``load.at_once`` tokens, filled at the peak rate; an arrival without
+    a token is beyond what was declared.
     """
-    tokens = depth = load.burst + 1.0
+    tokens = depth = load.at_once
     latest: Instant | None = None
     within: list[bool] = []
     for at in arrivals:

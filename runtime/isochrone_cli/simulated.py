@@ -1,18 +1,15 @@
-"""What ``isochrone simulate`` is told, as a world: plan, arrivals, noise, recorded traces.
+"""What ``isochrone simulate`` is told, as a world: plan, arrivals, noise.
 
 Called by the command; everything that is wrong with an option is a ``ManifestError`` that names it.
 """
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import TypeVar
-
-import msgspec
 
 from isochrone.errors import ManifestError
 from isochrone.ids import ServiceId
-from isochrone.plan_document import PlanDocument, decode
+from isochrone.plan_document import PlanDocument
 from isochrone.scheduling.settings import Settings
 from isochrone.simulation.arrival_spec import parse_process
 from isochrone.simulation.arrivals import Counts
@@ -22,16 +19,11 @@ from isochrone.simulation.planned import planned_workers
 from isochrone.simulation.streams import Source, Streams
 from isochrone.simulation.synthetic import synthetic_trace
 from isochrone.simulation.world import GatewayCost, LinkNoise, PlanChange, World
-from isochrone.trace import Record, decode_line
 from isochrone.units import MINUTE, Nanoseconds, parse_duration, parse_rate, parse_ratio
 from isochrone_cli.console import progress, sayer
+from isochrone_cli.recorded import read_bytes
 
 T = TypeVar("T")
-
-
-def read_plan(path: Path) -> PlanDocument:
-    """Return the plan document in ``path``."""
-    return decode(_bytes(path))
 
 
 def make_plan(options: argparse.Namespace) -> PlanDocument:
@@ -43,18 +35,6 @@ def make_plan(options: argparse.Namespace) -> PlanDocument:
 
     manifests = read_buildable(options.filename)
     return prepare(manifests, look(), options.store, sayer(progress())).document
-
-
-def read_trace(path: Path) -> list[Record]:
-    """Return the records in ``path``; a last line that a crash cut off is left out."""
-    records = []
-    lines = _bytes(path).split(b"\n")
-    for number, line in enumerate(lines[:-1], start=1):
-        try:
-            records.append(decode_line(line))
-        except msgspec.DecodeError as error:
-            raise ManifestError(f"{path}, line {number}: no record: {error}") from error
-    return records
 
 
 def world_of(document: PlanDocument, options: argparse.Namespace) -> World:
@@ -91,7 +71,7 @@ def _sources(
             yield Source(service=service, process=parse_process(process))
     if options.counts is not None:
         slot_ns = _duration("--slot", options.slot)
-        lines = _bytes(options.counts).decode(errors="replace").splitlines()
+        lines = read_bytes(options.counts).decode(errors="replace").splitlines()
         for name, counts in parse_counts(lines).items():
             process = Counts(counts=counts, slot_ns=slot_ns)
             yield Source(service=_named(name, services), process=process)
@@ -135,10 +115,3 @@ def _given(option: str, parse: Callable[[str], T], text: str) -> T:
         return parse(text)
     except ValueError as error:
         raise ManifestError(f"{option}: {error}") from error
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ManifestError(f"{path}: cannot be read: {error.strerror}") from error

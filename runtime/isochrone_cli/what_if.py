@@ -32,8 +32,8 @@ from isochrone.simulation.world import Arrival, PlanChange, WorkerSpec, World
 from isochrone.trace import Record, RequestRecord
 from isochrone.units import DOLLAR_UPH, HOUR, ONE_PPM, SECOND, Instant, Nanoseconds
 from isochrone_cli.quantiles import percentiles
+from isochrone_cli.recorded import read_bytes, read_trace
 from isochrone_cli.report import conforming
-from isochrone_cli.simulated import read_trace
 
 NORMAL_P99: Final = 2.326
 """The 99 % quantile of the normal distribution, in standard deviations."""
@@ -92,10 +92,7 @@ def read_load(
     neither, or nothing in it is for any of ``services``.
     """
     known = frozenset(services)
-    try:
-        begin = path.read_bytes().lstrip()[:1]
-    except OSError as error:
-        raise ManifestError(f"{path}: cannot be read: {error.strerror}") from error
+    begin = read_bytes(path).lstrip()[:1]
     load = _recorded(path, known) if begin == b"{" else _counted(path, known, slot_ns, seed)
     if load.duration_ns == 0:
         raise ManifestError(

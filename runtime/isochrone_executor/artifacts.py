@@ -19,7 +19,7 @@ from typing import Final
 import msgspec
 
 from isochrone.catalog import BackendName, Precision, TensorSpec
-from isochrone.errors import ArtifactError
+from isochrone.errors import UNREADABLE, ArtifactError
 from isochrone.units import SECOND, Bytes
 
 MANIFEST_FORMAT: Final = 1
@@ -119,7 +119,7 @@ def open_manifest(store: Path, sha256: str) -> tuple[VariantManifest, bytes, Pat
         raise ArtifactError(message)
     try:
         manifest = _DECODER.decode(data)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         message = f"{path}: no variant manifest: {error}"
         raise ArtifactError(message) from error
     _check(manifest, where=str(path))

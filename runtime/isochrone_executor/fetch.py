@@ -27,7 +27,13 @@ from typing import Final
 
 import msgspec
 
-from isochrone.errors import ArtifactError, CapacityError, IsochroneError, SetupError
+from isochrone.errors import (
+    UNREADABLE,
+    ArtifactError,
+    CapacityError,
+    IsochroneError,
+    SetupError,
+)
 from isochrone.units import MIB, SECOND, Bytes, Instant, Nanoseconds
 from isochrone_executor.artifacts import (
     MANIFEST_NAME,
@@ -209,7 +215,7 @@ def _read_list(path: Path) -> list[_Wanted]:
             return msgspec.json.decode(file.read(LIST_BYTES_MAX), type=list[_Wanted])
     except OSError as error:
         raise SetupError(f"--list {path}: cannot be read: {error.strerror}") from error
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise SetupError(f"--list {path}: no list of variants: {error}") from error
 
 

@@ -57,6 +57,11 @@ class Lane:
         return self._residents.names
 
     @property
+    def forms(self) -> tuple[str, ...]:
+        """In which form each of them is held."""
+        return self._residents.forms
+
+    @property
     def generation(self) -> int:
         """A number that changes whenever ``resident`` does."""
         return self._residents.generation

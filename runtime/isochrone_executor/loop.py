@@ -245,6 +245,7 @@ class Loop:
             backends=tuple(name.value for name in available_backends()),
             memory_bytes=self._settings.memory_bytes,
             resident=self._lane.resident,
+            forms=self._lane.forms,
             now=time.monotonic_ns(),
         )
         try:

@@ -6,7 +6,7 @@ No I/O but what a backend does. Called by the loop, from its one thread.
 from dataclasses import dataclass
 from typing import Final
 
-from isochrone.execution import ActionStatus
+from isochrone.execution import ActionStatus, form_of
 from isochrone.protocol.messages import InferBatch
 from isochrone.units import Bytes
 from isochrone_executor.artifacts import VariantManifest
@@ -92,6 +92,12 @@ class Residents:
     def names(self) -> tuple[str, ...]:
         """Names of the resident variants, sorted."""
         return tuple(sorted(self._residents))
+
+    @property
+    def forms(self) -> tuple[str, ...]:
+        """In which form each of ``names`` is held."""
+        held = [self._residents[name] for name in self.names]
+        return tuple([form_of(it.sha256, it.batch_sizes) for it in held])
 
     def get(self, variant: str) -> Resident | None:
         """Return ``variant``, if it is resident."""

@@ -30,9 +30,9 @@ class Settings:
 
     ``listen`` is ``unix:PATH`` or ``tcp:HOST:PORT``. ``origin`` is another store, from which a
     variant that ``store`` lacks is copied when it is to be loaded. ``cores`` are the CPUs that the
-    process keeps to. ``memory_bytes`` is what resident variants may take together. ``spin_us`` is for how long it looks for the next action without sleeping after each
-    one. ``tls`` is the folder of this executor's certificate and ``peer`` the DNS name that a
-    gateway's must have; both, or neither.
+    process keeps to. ``memory_bytes`` is what resident variants may take together. ``spin_us`` is for
+    how long it looks for the next action without sleeping after each one. ``tls`` is the folder of this
+    executor's certificate and ``peer`` the DNS name that a gateway's must have; both, or neither.
     """
 
     listen: str

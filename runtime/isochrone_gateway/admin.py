@@ -16,6 +16,7 @@ from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 
+from isochrone.errors import UNREADABLE
 from isochrone.scheduling.snapshot import Snapshot
 from isochrone.trace import PhaseRecord
 from isochrone_gateway.answers import answer_json
@@ -81,6 +82,10 @@ class Admin:
     def on_broken(self, exchange: Exchange, status: int, message: str) -> None:
         """Answer that the body cannot be read."""
         answer_json(exchange, status, {"error": message})
+
+    def on_crowded(self, exchange: Exchange, message: str) -> None:
+        """Answer that there is no room for the body."""
+        answer_json(exchange, 503, {"error": message})
 
     def on_gone(self, exchange: Exchange) -> None:
         """Let a probe whose client has left run to its end."""
@@ -167,7 +172,7 @@ class Admin:
         """Return the body as ``kind``; None when it is none, which is answered."""
         try:
             return msgspec.json.decode(bytes(exchange.body) or b"{}", type=kind)
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             answer_json(exchange, 400, {"error": f"the body cannot be used: {error}"})
             return None
 

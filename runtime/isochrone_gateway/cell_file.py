@@ -11,6 +11,7 @@ from typing import Annotated, Final
 
 import msgspec
 
+from isochrone.errors import UNREADABLE
 from isochrone_gateway.config import ExecutorAddress, named_twice
 from isochrone_gateway.watched_file import WatchedFile
 from isochrone_process.log import Log
@@ -64,7 +65,7 @@ def decode(data: bytes) -> CellState:
         raise ValueError(f"longer than {CELL_BYTES_MAX} bytes")
     try:
         state = msgspec.json.decode(data, type=CellState)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise ValueError(f"no cell file: {error}") from error
     twice = named_twice(state.executors)
     if twice is not None:

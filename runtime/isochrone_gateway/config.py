@@ -4,15 +4,18 @@ Read by ``main``; written by the command line in local mode, and by the operator
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 
-from isochrone.errors import SetupError
+from isochrone.errors import UNREADABLE, SetupError
 from isochrone.scheduling.settings import Settings
 from isochrone.units import GIB, KIB, MIB, Bytes
 
-Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
+PORT_MAX: Final = 65_535
+"""RFC 9293, section 3.1: the field has 16 bits."""
+
+Port = Annotated[int, msgspec.Meta(ge=0, le=PORT_MAX)]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 
@@ -28,7 +31,12 @@ class ExecutorAddress(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """One executor to dial: ``unix:/path`` or ``tcp:host:port``."""
 
     worker: Annotated[str, msgspec.Meta(min_length=1)]
-    address: Annotated[str, msgspec.Meta(pattern=r"^(unix:.+|tcp:.+:\d+)$")]
+    address: Annotated[str, msgspec.Meta(pattern=r"^(unix:.+|tcp:.+:\d{1,5})$")]
+
+    def __post_init__(self) -> None:
+        """Reject a port that there is not: the event loop would dial its last 16 bits."""
+        if self.address.startswith("tcp:") and int(self.address.rpartition(":")[2]) > PORT_MAX:
+            raise ValueError(f"{self.address}: give a port up to {PORT_MAX}")
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -44,7 +52,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """One body: over 300 images of 202,800 bytes."""
 
     bodies_bytes_max: Positive = 1 * GIB
-    """Memory for all bodies that are being received."""
+    """Memory for all bodies that are being received or wait for their answer; those of a few KiB, which
+    come whole with their head, are bounded by the connections."""
 
     head_timeout_s: Seconds = 10.0
     """From the first byte of a head to its last."""
@@ -97,7 +106,7 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     ``admin`` serves everything, ``health`` only what probes and scrapes from outside may see.
     ``namespace`` decides between services of equal name. ``ready_path`` is written once the ports
     are bound: JSON of ``port``, ``admin_port``, ``health_port`` (where there is one) and ``pid``.
-    ``trace_path`` is appended to.
+    ``trace_path`` is appended to until it has ``trace_bytes_max``: some three million requests by default.
     """
 
     name: Annotated[str, msgspec.Meta(min_length=1)]
@@ -111,6 +120,7 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     health: Address | None = None
     namespace: str = ""
     trace_path: Path | None = None
+    trace_bytes_max: Positive = 2 * GIB
     ready_path: Path | None = None
     die_with_parent: bool = False
     settings: Settings = Settings()
@@ -127,7 +137,7 @@ def read_config(path: Path) -> GatewayConfig:
     except OSError as error:
         message = f"{path}: cannot be read: {error.strerror}"
         raise SetupError(message) from error
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         message = f"{path}: no gateway configuration: {error}"
         raise SetupError(message) from error
     if config.cell_path is None and config.epoch is None:

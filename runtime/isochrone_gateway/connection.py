@@ -30,6 +30,7 @@ LINGER_S: Final = 2.0
 would reset the connection, and the client might lose the answer."""
 
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+_NO_ROOM: Final = "too many bodies are held at once: try again later"
 
 
 class _State(Enum):
@@ -46,6 +47,7 @@ class Connection(asyncio.BufferedProtocol):
 
     __slots__ = (
         "_blocked",
+        "_body_bytes",
         "_chunks",
         "_exchange",
         "_feeding",
@@ -69,6 +71,8 @@ class Connection(asyncio.BufferedProtocol):
         self._feeding = False
         self._blocked = False
         self._received = 0
+        self._body_bytes: Bytes = 0
+        """What the body under way takes of the listener's room, until it is answered."""
         self._undrained = 0
         self._chunks: ChunkDecoder | None = None
         self._since: Instant = 0
@@ -143,13 +147,14 @@ class Connection(asyncio.BufferedProtocol):
             self._finish()
         elif self._state is _State.BODY:
             self._undrained = exchange.head.length - self._received
+            exchange.body = EMPTY
             self._release_body()
             self._state = _State.DRAIN
         elif self._state is _State.CHUNKS:
             assert self._chunks is not None
-            self._listener.body_bytes -= len(self._chunks.body)
             self._chunks.body = bytearray()
             self._chunks.discarding = True
+            self._release_body()
 
     def check_time(self, now: Instant) -> None:
         """End the connection if it has been in its state for too long."""
@@ -246,26 +251,25 @@ class Connection(asyncio.BufferedProtocol):
         self._state = _State.DRAIN
         self._since = exchange.head_at
         self._undrained = head.length - len(first)
-        if head.expects_continue and not first:
-            exchange.closing = True
         limits = listener.limits
+        # Nobody knows whether a body will come that was not asked for, or how much of one that is too long.
+        unwanted = (head.expects_continue and not first) or head.length > limits.body_bytes_max
+        exchange.closing = exchange.closing or unwanted
         if head.length > limits.body_bytes_max:
-            exchange.closing = True
             message = f"the body has {head.length} bytes; at most {limits.body_bytes_max} are taken"
             listener.application.on_broken(exchange, 413, message)
         else:
             listener.application.on_head(exchange)
         if not exchange.answered and listener.body_bytes + head.length > limits.bodies_bytes_max:
-            message = "too many bodies are being received at once: try again later"
-            listener.application.on_broken(exchange, 503, message)
+            listener.application.on_crowded(exchange, _NO_ROOM)
         if exchange.answered:
-            if exchange.closing and exchange.head.keep_alive:
+            if unwanted or (listener.draining and head.keep_alive):
                 self._linger()
             return
         exchange.body = memoryview(bytearray(head.length))
         exchange.body[: len(first)] = first
         self._received = len(first)
-        listener.body_bytes += head.length
+        self._take_room(head.length)
         self._state = _State.BODY
         if head.expects_continue and not first:
             exchange.closing = not head.keep_alive or listener.draining
@@ -282,7 +286,6 @@ class Connection(asyncio.BufferedProtocol):
             application.on_part(exchange)
         if self._received == exchange.head.length and self._state is _State.BODY:
             exchange.complete = True
-            self._listener.body_bytes -= exchange.head.length
             self._state = _State.REPLY
             application.on_body(exchange)
         elif self._state is _State.DRAIN and not self._undrained:
@@ -315,15 +318,17 @@ class Connection(asyncio.BufferedProtocol):
             broken = (400, str(error))
         except CapacityError as error:
             broken = (413, str(error))
-        self._listener.body_bytes += len(chunks.body) - before
+        self._take_room(len(chunks.body) - before)
         if broken is not None:
             self._break(*broken)
             return len(data)
         if self._listener.body_bytes > self._listener.limits.bodies_bytes_max:
-            self._break(503, "too many bodies are being received at once: try again later")
+            exchange.closing = True
+            if not exchange.answered:
+                self._listener.application.on_crowded(exchange, _NO_ROOM)
+            self._linger()
             return len(data)
         if chunks.done:
-            self._listener.body_bytes -= len(chunks.body)
             self._chunks = None
             exchange.complete = True
             if exchange.answered:
@@ -339,6 +344,7 @@ class Connection(asyncio.BufferedProtocol):
         exchange = self._exchange
         assert exchange is not None
         self._exchange = None
+        self._release_body()
         if exchange.closing or self._listener.draining:
             self._close()
             return
@@ -372,13 +378,14 @@ class Connection(asyncio.BufferedProtocol):
         self._linger()
         self._listener.application.on_unreadable()
 
+    def _take_room(self, size: Bytes) -> None:
+        self._body_bytes += size
+        self._listener.body_bytes += size
+
     def _release_body(self) -> None:
-        if self._state is _State.BODY and self._exchange is not None:
-            self._listener.body_bytes -= self._exchange.head.length
-            self._exchange.body = EMPTY
-        elif self._chunks is not None:
-            self._listener.body_bytes -= len(self._chunks.body)
-            self._chunks = None
+        """Give back the room of the body under way: it is answered, or nobody wants the answer."""
+        self._listener.body_bytes -= self._body_bytes
+        self._body_bytes = 0
 
     def _close(self) -> None:
         """Send what is unsent, then close; the sweep ends it if the client does not read."""
@@ -393,6 +400,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _forget(self) -> None:
         self._release_body()
+        self._chunks = None
         self._exchange = None
         self._state = _State.CLOSED
         self._since = time.monotonic_ns()

@@ -1,6 +1,6 @@
 """Which services a plan has, and which of them a URL means.
 
-Built by ``main`` for each plan, read by ``inference``. Values, but for the caches that hang on a
+Built by ``plan_watch`` for each plan, read by ``inference``. Values, but for the caches that hang on a
 service for as long as its plan is in force.
 """
 

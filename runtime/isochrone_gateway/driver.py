@@ -9,7 +9,7 @@ actions are performed wait until all of them are.
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from isochrone.catalog import Catalog, Variant
@@ -36,11 +36,11 @@ from isochrone.scheduling.settings import Settings
 from isochrone.units import MICROSECOND, Instant, Nanoseconds
 from isochrone_gateway.clock import Alarm, Vigil
 from isochrone_gateway.links import ExecutorLink
-from isochrone_gateway.live import Dispatched, LiveRequest, outputs_of
+from isochrone_gateway.live import Dispatched, LiveRequest, inputs_of, outputs_of
 from isochrone_gateway.metrics import Metrics
 from isochrone_gateway.observed import Observed
 from isochrone_gateway.records import Records
-from isochrone_gateway.replies import STANDBY_MESSAGE
+from isochrone_gateway.replies import CROWDED_OUT, DRAINED, STANDBY_MESSAGE
 from isochrone_process.log import Log
 
 VIGIL_NS_MAX: Final[Nanoseconds] = 250 * MICROSECOND
@@ -139,6 +139,14 @@ class Driver:
         """Take ``live`` back; its client gets the Reply that ends it."""
         self.feed(RequestWithdrawn(request=live.id, reason=reason))
 
+    def crowd_out(self, live: LiveRequest) -> None:
+        """Refuse ``live``, for whose body there is no room."""
+        live.ending = CROWDED_OUT
+        if live.id < 0:
+            live.rows = 1  # what is certain: the body would have told
+            self.arrive(live, ready=False)
+        self.withdraw(live, Reason.BAD_REQUEST)
+
     # Leadership.
 
     def lead(self) -> None:
@@ -157,7 +165,7 @@ class Driver:
         running = {live.id for sent in self._under_way.values() for live in sent.requests}
         for live in tuple(self._requests.values()):
             if live.id not in running:
-                live.surrendered = True
+                live.ending = DRAINED
                 self.feed(RequestWithdrawn(request=live.id, reason=Reason.CLIENT_LEFT))
 
     def _turn_away(self, live: LiveRequest) -> None:
@@ -186,8 +194,7 @@ class Driver:
         """Return, per service, the requests that no executor has."""
         counts: dict[str, int] = {}
         for live in self._requests.values():
-            waits = live.action is None
-            counts[live.entry.id] = counts.get(live.entry.id, 0) + waits
+            counts[live.entry.id] = counts.get(live.entry.id, 0) + (live.action is None)
         return counts.items()
 
     # Executors.
@@ -201,6 +208,7 @@ class Driver:
                 pool=PoolId(hello.pool),
                 memory_bytes=hello.memory_bytes,
                 resident=tuple(VariantId(variant) for variant in hello.resident),
+                forms=hello.forms,
             )
         )
 
@@ -271,8 +279,6 @@ class Driver:
         """Put a plan in force. ``ManifestError`` when it contradicts itself: the old one stays."""
         former = self._variants
         self._variants = former | {item.id: item for item in document.catalog.variants}
-        for plan in document.plan.services:
-            self._metrics.set_objective(plan.service, plan.objectives.latency_ns)
         try:
             self.feed(PlanChanged(plan=document.plan, catalog=document.catalog))
         except ManifestError:
@@ -280,6 +286,8 @@ class Driver:
             raise
         self._variants = {item.id: item for item in document.catalog.variants}
         self.catalog = document.catalog
+        for plan in document.plan.services:
+            self._metrics.set_objective(plan.service, plan.objectives.latency_ns)
         self._observed.follow(document.plan, document.catalog, time.monotonic_ns())
         self.revision = document.plan.revision
         self.has_plan = True
@@ -359,11 +367,6 @@ class Driver:
         dispatched.rows = rows
         first = requests[0]
         dispatched.output_row_bytes = first.entry.output_row_bytes
-        payload: Sequence[memoryview] = (
-            first.tensors
-            if len(requests) == 1
-            else [live.tensors[index] for index in range(len(first.tensors)) for live in requests]
-        )
         self._under_way[action.action] = dispatched
         self._metrics.count_batch((action.variant, link.pool), rows)
         link.send(
@@ -376,7 +379,7 @@ class Driver:
                 latest=action.latest,
                 expected_ns=action.expected_ns,
             ),
-            payload,
+            inputs_of(requests),
         )
         if action.expected_ns <= VIGIL_NS_MAX and self._vigil is not None:
             self._vigil.keep(dispatched.sent + action.expected_ns + VIGIL_SLACK_NS)
@@ -427,8 +430,8 @@ class Driver:
         if live is None:
             del self._replaced[reply.request]
             return
-        if live.surrendered:
-            reply = Reply(request=live.id, outcome=Outcome.FAILED, reason=Reason.DRAINING)
+        if live.ending is not None and reply.outcome is Outcome.INVALID:
+            reply = Reply(request=live.id, outcome=live.ending[0], reason=live.ending[1])
         outputs: tuple[memoryview, ...] = ()
         if reply.action is not None:
             assert self._finished is not None

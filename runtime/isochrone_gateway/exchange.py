@@ -75,6 +75,9 @@ class Application(Protocol):
     def on_broken(self, exchange: Exchange, status: int, message: str) -> None:
         """Answer that the body cannot be read. The connection will close."""
 
+    def on_crowded(self, exchange: Exchange, message: str) -> None:
+        """Refuse a request for whose body there is no room. The rest of it will be dropped."""
+
     def on_gone(self, exchange: Exchange) -> None:
         """Take note that the client left before the answer."""
 

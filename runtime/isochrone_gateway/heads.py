@@ -119,7 +119,8 @@ class _Listener:
         self.url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name.lower(), value))
+        # llhttp leaves the space behind a value (RFC 9110, section 5.5: it is no part of it).
+        self.headers.append((name.lower(), value.strip(b" \t")))
 
 
 class _HeadError(Exception):

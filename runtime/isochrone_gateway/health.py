@@ -47,6 +47,10 @@ class Health:
         """Answer that the body cannot be read."""
         answer_json(exchange, status, {"error": message})
 
+    def on_crowded(self, exchange: Exchange, message: str) -> None:
+        """Answer that there is no room for the body."""
+        answer_json(exchange, 503, {"error": message})
+
     def on_gone(self, exchange: Exchange) -> None:
         """Leave it at that: nothing goes on for a client here."""
 

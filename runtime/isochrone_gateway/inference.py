@@ -95,6 +95,13 @@ class Inference:
         live = exchange.context
         self._fail(exchange, live if isinstance(live, LiveRequest) else None, status, message)
 
+    def on_crowded(self, exchange: Exchange, message: str) -> None:
+        """Refuse a request for whose body there is no room."""
+        live = exchange.context
+        assert isinstance(live, LiveRequest)
+        live.problem = (503, message)
+        self._driver.crowd_out(live)
+
     def on_gone(self, exchange: Exchange) -> None:
         """Take a request back whose client has left."""
         live = exchange.context

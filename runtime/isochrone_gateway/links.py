@@ -180,7 +180,7 @@ class ExecutorLink:
                 self._complain("no answer in time")
                 if dialed:
                     wire.leave("no answer in time")
-            except OSError as error:
+            except (OSError, UnicodeError) as error:  # the latter: a host that can be no name
                 self._complain(_reason_of(error))
             except asyncio.CancelledError:
                 if dialed:

@@ -45,7 +45,7 @@ class Listener:
         self.scratch_view = memoryview(self.scratch)
         self.connections: dict[Member, None] = {}
         self.body_bytes: Bytes = 0
-        """Bytes of buffers for bodies that are being read."""
+        """Bytes of buffers for bodies that are being read, or wait for their answer."""
         self.draining = False
 
     def sweep(self, now: Instant) -> None:

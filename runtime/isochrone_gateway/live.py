@@ -3,10 +3,12 @@
 Made by ``inference`` and ``driver``; the scheduler sees only their numbers.
 """
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from isochrone.ids import RequestId
 from isochrone.scheduling.actions import Infer, Load, Reply, Unload
+from isochrone.scheduling.outcomes import Outcome, Reason
 from isochrone.units import Bytes, Instant, Nanoseconds, PartsPerMillion
 from isochrone_gateway.directory import Entry
 
@@ -16,7 +18,7 @@ class LiveRequest:
 
     ``tensors`` are the inputs in the model's order, empty until the body is there. ``action`` is
     the last Infer that it was sent with. ``exchange`` and ``form`` are the client's own. ``within``:
-    it arrived within the declared load. ``surrendered``: it ends because another gateway leads.
+    it arrived within the declared load. ``ending``: how it ends that the gateway itself takes back.
     ``priority`` is the request's own (None: its service's). ``offline``: it waits for idle workers, and
     no figure of its service counts it.
     """
@@ -26,6 +28,7 @@ class LiveRequest:
         "arrived_at",
         "client",
         "deadline",
+        "ending",
         "entry",
         "exchange",
         "floor_ppm",
@@ -36,7 +39,6 @@ class LiveRequest:
         "priority",
         "problem",
         "rows",
-        "surrendered",
         "target_ns",
         "tensors",
         "version",
@@ -64,7 +66,7 @@ class LiveRequest:
         self.form: object | None = None
         self.problem: tuple[int, str] | None = None
         self.within = False
-        self.surrendered = False
+        self.ending: tuple[Outcome, Reason] | None = None
 
     def time_ns(self, offline_wait_ns: Nanoseconds) -> Nanoseconds:
         """Return the time that it gives: offline what it says, or so much; else as promised at most."""
@@ -96,6 +98,14 @@ class Dispatched:
         self.requests: list[LiveRequest] = []
         self.rows = 0
         self.output_row_bytes: tuple[Bytes, ...] = ()
+
+
+def inputs_of(requests: Sequence[LiveRequest]) -> Sequence[memoryview]:
+    """Return the inputs of a batch: tensor after tensor, each the rows of all ``requests`` in order."""
+    first = requests[0].tensors
+    if len(requests) == 1:
+        return first
+    return [live.tensors[index] for index in range(len(first)) for live in requests]
 
 
 def outputs_of(

@@ -83,7 +83,7 @@ class Gateway:
         self._stop = asyncio.Event()
         self._metrics = Metrics()
         try:
-            self._trace = TraceFile(config.trace_path)
+            self._trace = TraceFile(config.trace_path, log, bytes_max=config.trace_bytes_max)
         except OSError as error:
             message = f"trace_path {config.trace_path}: cannot be written: {error.strerror}"
             raise SetupError(message) from error
@@ -178,9 +178,10 @@ class Gateway:
                 lambda: Connection(listener), address.host, address.port, backlog=BACKLOG
             )
         except OSError as error:
-            message = (
-                f"{address.host}:{address.port}: cannot listen there: {error.strerror or error}"
-            )
+            # A resolver's numbers are below 0, and their words good; the event loop's own words are long.
+            number = error.errno or 0
+            reason = os.strerror(number) if number > 0 else error.strerror
+            message = f"{address.host}:{address.port}: cannot listen there: {reason}"
             raise SetupError(message) from error
 
     def _join_cell(self) -> None:

@@ -1,7 +1,7 @@
 """What the gateway counts, and how Prometheus sees it.
 
-Called by ``driver`` for every request and action, so counting is plain integers in dictionaries;
-``exposition``, called by ``admin``, makes metric families of them when somebody scrapes.
+Called by ``records`` for every request and action, so counting is plain integers in dictionaries;
+``exposition``, called by ``health``, makes metric families of them when somebody scrapes.
 """
 
 from bisect import bisect_left

@@ -113,7 +113,7 @@ class ServiceWindow:
         limited = load is not None
         self._sizes = tuple(sorted(it.size for it in load.sizes)) if load is not None else ()
         rate_rps = load.peak_rate_rps if load is not None else 0.0
-        depth = max(1.0, load.peak_rate_rps + load.burst) if load is not None else 0.0
+        depth = load.at_once if load is not None else 0.0
         if (limited, rate_rps, depth) != (self._limited, self._rate_rps, self._depth):
             self._limited, self._rate_rps, self._depth = limited, rate_rps, depth
             self._tokens = depth

@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from isochrone.catalog import Datatype, TensorSpec
-from isochrone.errors import RequestError
+from isochrone.errors import UNREADABLE, RequestError
 from isochrone.units import MICROSECOND, Bytes, Nanoseconds
 from isochrone_gateway.tensors import tensor_from_json, tensor_to_json
 
@@ -136,7 +136,7 @@ def parse_request(json_part: bytes, signature: Signature) -> InferRequest:
     """
     try:
         request = _DECODER.decode(json_part)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         message = f"the request's JSON cannot be read: {error}"
         raise RequestError(message) from error
     given = _by_name(request.inputs, signature)
@@ -208,11 +208,6 @@ def encode_reply(
     if request.id:
         reply["id"] = request.id
     return _ENCODER.encode(reply), binary
-
-
-def encode_error(message: str) -> bytes:
-    """Return the JSON body of an error."""
-    return _ENCODER.encode({"error": message})
 
 
 def _by_name(inputs: list[_Input], signature: Signature) -> dict[str, _Input]:

@@ -1,9 +1,9 @@
 """When a gateway may be sent traffic, or, as a standby, could be at once.
 
-Asked by ``pages`` and ``health``. A standby needs no more than a plan. For the one that leads, at first, everything that the plan wants must be there: each
-executor linked and each of its variants loaded, so that nothing is measured or routed half-way.
-After that, a service that has one loaded variant is enough: losing one executor must not take a
-whole gateway out of its endpoints.
+Asked by ``pages`` and ``health``. A standby needs no more than a plan. For the one that leads, at first,
+everything that the plan wants must be there: each executor linked and each of its variants loaded, so
+that nothing is measured or routed half-way. After that, one loaded variant of each service is enough:
+losing one executor must not take a whole gateway out of its endpoints.
 """
 
 import time

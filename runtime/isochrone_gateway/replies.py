@@ -72,6 +72,10 @@ _SENTENCES: Final[dict[Reason, str]] = {
     Reason.CLIENT_LEFT: "the client left",
 }
 
+DRAINED: Final = (Outcome.FAILED, Reason.DRAINING)
+CROWDED_OUT: Final = (Outcome.REFUSED, Reason.QUEUE_FULL)
+"""How requests end that the gateway takes back: the scheduler is told of a withdrawal, and knows no more."""
+
 STANDBY_MESSAGE: Final = (
     "refused (not_loaded): this gateway is a standby: ask again after Retry-After, then the leader is"
     " reached"

@@ -15,7 +15,7 @@ import numpy as np
 
 from isochrone.catalog import Datatype, TensorSpec
 from isochrone.dtypes import NUMPY_DTYPES
-from isochrone.errors import RequestError
+from isochrone.errors import UNREADABLE, RequestError
 
 _FLOATS: Final = (Datatype.FP16, Datatype.FP32, Datatype.FP64)
 _WIDE: Final = (Datatype.INT64, Datatype.UINT64)
@@ -33,7 +33,7 @@ def tensor_from_json(data: bytes, spec: TensorSpec, shape: tuple[int, ...]) -> b
     depth = len(shape) if nested else 1
     try:
         values = _decoder(spec.datatype, depth).decode(data)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         message = f'input "{spec.name}": data does not fit {spec.datatype.value}: {error}'
         raise RequestError(message) from error
     if nested:

@@ -37,6 +37,7 @@ class Log:
         stamp = datetime.fromtimestamp(time.time(), tz=UTC).isoformat(timespec="milliseconds")
         line = {"time": stamp, "level": level, "event": event, **self._always, **fields}
         # Written past Python's buffers, so that a signal may interrupt one line with another. Whoever
-        # started this process may have stopped listening: that is no reason to stop serving.
-        with suppress(BrokenPipeError):
+        # started this process may have stopped listening, or the disk be full: that is no reason to stop
+        # serving.
+        with suppress(OSError):
             os.write(_STANDARD_ERROR, msgspec.json.encode(line) + b"\n")

@@ -158,6 +158,16 @@ def test_good_manifests_load() -> None:
         ),
         (
             '"99"',
+            "p99",
+            [
+                (
+                    'spec.objectives.latency.percentile: "p99" is no decimal: write digits, such as '
+                    '"99.9"'
+                )
+            ],
+        ),
+        (
+            '"99"',
             '"100"',
             [
                 (
@@ -359,6 +369,13 @@ def test_a_fault_is_named_with_its_place_and_its_remedy(
             (
                 "a.yaml:2: document 1: no YAML: while parsing a flow node; "
                 "expected the node content, but found '<stream end>'"
+            ),
+        ),
+        (
+            "a:\n  b: 1\n\tc: 2\n",
+            (
+                "a.yaml:3: document 1: no YAML: a tab stands where a line is indented: indent it with "
+                "spaces"
             ),
         ),
         ("a: \x07\n", "a.yaml:1: document 1: no YAML: the character U+0007 is not allowed"),

@@ -1,20 +1,25 @@
 """The command line as a person meets it: commands, exit statuses, exact complaints."""
 
 import json
+import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 import yaml
 
 from isochrone.api.manifests import Source, load
+from isochrone.catalog import Catalog
 from isochrone.demand import Isolation
 from isochrone.errors import ManifestError, SetupError
 from isochrone.fleet import Engine, Fleet, Pool, Vendor
 from isochrone.ids import GroupId, Namespace, PoolId, VariantId
 from isochrone.plan import Group, Plan
-from isochrone_cli.cell import place
+from isochrone.plan_document import PlanDocument
+from isochrone_builder.source_cache import SourceCache
+from isochrone_cli.cell import Cell, place
 from isochrone_cli.inputs import read_manifests
 from isochrone_cli.machine import LOCAL_HOST, Machine, local_host, look
 from isochrone_cli.prepare import profiling_cores, unheeded
@@ -94,6 +99,35 @@ def test_crds_print_one_stream_of_documents() -> None:
     assert isochrone("crds").stdout.count("kind: CustomResourceDefinition") == 6
 
 
+def test_a_folder_of_definitions_that_is_not_there_is_no_drift(tmp_path: Path) -> None:
+    nowhere = tmp_path / "nowhere"
+
+    ended = isochrone("crds", "--check", str(nowhere))
+
+    assert ended.returncode == 2
+    assert ended.stderr == f"isochrone crds: --check {nowhere}: there is no such folder\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("crds", "--write", "{file}/folder"),
+        ("demo", "--out", "{file}/folder"),
+        ("store", "--store", "{file}"),
+    ],
+)
+def test_a_place_that_cannot_be_used_is_named(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    file = tmp_path / "file"
+    file.write_text("", encoding="utf-8")
+
+    ended = isochrone(*(it.format(file=file) for it in arguments))
+
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(f"isochrone {arguments[0]}: {file}")
+    assert "Not a directory" in ended.stderr or "no folder" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
 @pytest.mark.parametrize("command", ["plan", "up"])
 def test_a_mistaken_manifest_is_named_with_file_field_and_remedy(
     command: str, tmp_path: Path
@@ -114,6 +148,23 @@ def test_a_mistaken_manifest_is_named_with_file_field_and_remedy(
 def test_a_path_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match=r"nowhere.*no such file or folder"):
         read_manifests([str(tmp_path / "nowhere")])
+
+
+def test_manifests_are_read_from_a_pipe(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"  # what a shell's <(…) names
+    os.mkfifo(pipe)
+    text = (ROOT / "examples/digits/digits.yaml").read_text(encoding="utf-8")
+    writer = threading.Thread(target=pipe.write_text, args=(text,), daemon=True)
+    writer.start()
+
+    assert len(read_manifests([str(pipe)]).services) == 1
+
+    writer.join(timeout=60)
+
+
+def test_a_manifest_without_end_is_refused_by_its_bound() -> None:
+    with pytest.raises(ManifestError, match=r"/dev/zero: longer than 4194304 bytes"):
+        read_manifests(["/dev/zero"])
 
 
 def test_a_folder_without_manifests_is_named(tmp_path: Path) -> None:
@@ -143,6 +194,25 @@ def test_each_executor_gets_cores_of_its_own() -> None:
 def test_a_plan_for_more_cores_than_there_are_is_refused() -> None:
     with pytest.raises(SetupError, match=r"needs 4 cores .* has 3"):
         place(plan_with(2), Fleet(pools=(POOL,)), machine(0, 1, 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [("127.0.0.1", "http://127.0.0.1:8080"), ("::1", "http://[::1]:8080")],
+)
+def test_an_address_is_printed_as_clients_take_it(tmp_path: Path, host: str, url: str) -> None:
+    cell = Cell(
+        PlanDocument(plan=plan_with(1), catalog=Catalog(models=(), variants=())),
+        fleet=Fleet(pools=(POOL,)),
+        machine=machine(0, 1, 2),
+        store=tmp_path,
+        run_directory=tmp_path,
+        listen=(host, 8080),
+    )
+    (tmp_path / "gateway-ready.json").write_text('{"port": 8080, "admin_port": 1}', "utf-8")
+
+    assert cell.is_reachable
+    assert cell.url == url
 
 
 def test_a_pool_is_profiled_on_the_last_cores() -> None:
@@ -217,8 +287,13 @@ def test_a_plan_that_cannot_be_met_ends_with_status_1_and_says_why(tmp_path: Pat
 
 def test_emptying_a_store_leaves_what_is_not_the_stores(tmp_path: Path) -> None:
     (tmp_path / "variants" / "abc").mkdir(parents=True)
+    cache = SourceCache(tmp_path, 1 << 30)
+    cache.folder.mkdir()
+    (cache.folder / "fetched").write_text("a network", encoding="utf-8")
     (tmp_path / "thesis.txt").write_text("mine", encoding="utf-8")
 
+    told = isochrone("store", "--store", str(tmp_path)).stdout
+    assert told == f"{tmp_path}: 1 variants, 9\n"
     assert isochrone("store", "--store", str(tmp_path), "--empty").returncode == 0
 
     assert [it.name for it in tmp_path.iterdir()] == ["thesis.txt"]

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -10,7 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from isochrone.catalog import Catalog
 from isochrone.errors import SetupError
+from isochrone.fleet import Fleet
+from isochrone.plan import EMPTY_PLAN
+from isochrone.plan_document import PlanDocument
+from isochrone_cli.cell import Cell
+from isochrone_cli.machine import look
 from isochrone_cli.processes import RESTARTS_MAX, Child, stop_all
 
 CORES = tuple(sorted(os.sched_getaffinity(0)))[:1]
@@ -82,6 +89,28 @@ def test_a_child_that_always_fails_is_given_up_with_its_last_words(tmp_path: Pat
 
     with pytest.raises(SetupError, match="out of luck"):
         it.start()
+
+
+def test_a_port_that_is_taken_is_told_at_once_and_in_a_sentence(tmp_path: Path) -> None:
+    document = PlanDocument(plan=EMPTY_PLAN, catalog=Catalog(models=(), variants=()))
+    notices: list[str] = []
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        cell = Cell(
+            document,
+            fleet=Fleet(pools=()),
+            machine=look(),
+            store=tmp_path,
+            run_directory=tmp_path,
+            listen=("127.0.0.1", port),
+        )
+        with cell, pytest.raises(SetupError) as raised:
+            cell.wait_until_ready(notices.append)
+
+    assert str(raised.value) == (
+        f"gateway cannot start: 127.0.0.1:{port}: cannot listen there: Address already in use"
+    )
+    assert notices == []
 
 
 def test_stopping_twice_is_harmless(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from isochrone.errors import ManifestError
 from isochrone.ids import ServiceId
 from isochrone.plan_document import PlanDocument
 from isochrone.scheduling.outcomes import Outcome
+from isochrone.simulation.arrivals import Poisson, draw, generator
 from isochrone.simulation.swarm import draw_world
 from isochrone.trace import ActionRecord, Record, RequestRecord, encode_line
 from isochrone.units import MILLISECOND, ONE_PPM, SECOND
@@ -26,12 +27,23 @@ from isochrone_cli.quantiles import (
     samples_needed,
     upper_bound,
 )
-from isochrone_cli.report import Evidence, classify, conforming, make_report, read_trace
+from isochrone_cli.recorded import read_trace
+from isochrone_cli.report import Evidence, classify, conforming, make_report
 from isochrone_cli.report_tables import report_tables
+from isochrone_gateway.observed import ServiceWindow
 
 BEGIN = 100 * SECOND
 TARGET_NS = 100 * MILLISECOND
 BATCH_NS = {1: 10 * MILLISECOND, 2: 16 * MILLISECOND}
+
+
+def declared_load(*, peak_rate_rps: float, burst: int) -> Load:
+    return Load(
+        expected_rate_rps=peak_rate_rps,
+        peak_rate_rps=peak_rate_rps,
+        burst=burst,
+        sizes=(SizeShare(size=1, share_ppm=ONE_PPM),),
+    )
 
 
 def document() -> PlanDocument:
@@ -244,20 +256,23 @@ def test_a_record_ends_in_one_outcome(
 
 
 def test_only_arrivals_within_the_declared_load_count_for_attainment() -> None:
-    load = Load(
-        expected_rate_rps=1,
-        peak_rate_rps=10,
-        burst=1,
-        sizes=(SizeShare(size=1, share_ppm=ONE_PPM),),
-    )
+    load = declared_load(peak_rate_rps=1, burst=1)
     assert conforming([0, 0, 0], load) == [True, True, False]
-    assert conforming([0, 0, SECOND // 10], load) == [True, True, True]
-    assert sum(conforming([i * SECOND // 20 for i in range(21)], load)) == 12
+    assert conforming([0, 0, 0, SECOND], load) == [True, True, False, True]
     records = [client(1000, 20), client(1000, 20), refused(1000)]
     declared = replace(evidence(records, []), declared={ServiceId(SERVICE): load})
     (service,) = make_report(declared)["phases"][0]["services"]
     assert (service["arrivals"], service["arrivals_within_declared"]) == (3, 2)
     assert (service["on_time_share"], service["attainment"]) == (2 / 3, 1.0)
+
+
+@pytest.mark.parametrize(("peak_rate_rps", "burst"), [(20.0, 0), (20.0, 5), (0.2, 0), (100.0, 50)])
+def test_the_report_counts_as_the_gateway_does(peak_rate_rps: float, burst: int) -> None:
+    load = declared_load(peak_rate_rps=peak_rate_rps, burst=burst)
+    arrivals = draw(Poisson(rate_rps=30.0), generator(1, "arrivals"), begin=0, end=60 * SECOND)
+    window = ServiceWindow(0)
+    window.limit(load)
+    assert conforming(arrivals, load) == [window.arrived(at) for at in arrivals]
 
 
 def test_accuracy_and_cost_stand_against_their_promises() -> None:
@@ -329,5 +344,5 @@ def test_a_trace_is_read_back_without_its_cut_off_end(tmp_path: Path) -> None:
     path.write_bytes(b"".join(map(encode_line, TRACE)) + encode_line(TRACE[0])[:20])
     assert read_trace(path) == TRACE
     path.write_bytes(b"nonsense\n")
-    with pytest.raises(ManifestError, match="no trace"):
+    with pytest.raises(ManifestError, match="line 1: no record"):
         read_trace(path)

@@ -141,12 +141,22 @@ def test_what_cannot_be_simulated_is_complained_of(
     assert complaint in done.stderr
 
 
+def test_a_plan_that_is_none_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    path.write_bytes(b'{"plan": {"groups": [{"id": "\xff"}]}}')
+    done = isochrone("--plan", str(path), "--arrivals", "poisson:1")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"isochrone simulate: {path}: no plan document")
+
+
 def test_a_broken_trace_is_named_by_its_line(plan: str, tmp_path: Path) -> None:
     trace = tmp_path / "trace.jsonl"
     trace.write_bytes(b'{"type":"phase","name":"a","at":1}\n{"type":"none"}\n')
     done = isochrone("--plan", plan, "--trace", str(trace))
     assert done.returncode == 2
     assert f"{trace}, line 2: no record" in done.stderr
+    trace.write_bytes(b'{"type":"phase","name":"\xff","at":1}\n')
+    assert f"{trace}, line 1: no record" in isochrone("--plan", plan, "--trace", str(trace)).stderr
     trace.write_bytes(b'{"type":"phase","name":"a","at":1}\n{"type":"requ')
     done = isochrone("--plan", plan, "--trace", str(trace))
     assert "the trace holds no request" in done.stderr

@@ -1,9 +1,12 @@
 """The contract that every backend keeps, here kept by the synthetic one; and its own options."""
 
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Unpack
+from typing import Final, Unpack
 
 import msgspec
 import pytest
@@ -115,6 +118,30 @@ def test_wrong_options_are_named(tmp_path: Path, options: dict[str, str], says: 
 def test_every_backend_has_a_file_that_opens_it() -> None:
     assert set(registry._MODULES) == set(BackendName)
     assert BackendName.SYNTHETIC in available_backends()
+
+
+REPORTS: Final = """
+import isochrone_executor.backends.openvino_runtime, isochrone_executor.backends.onnx_runtime
+from openvino_telemetry import Telemetry
+print(Telemetry().consent)
+"""
+"""Each engine makes its reporter when it is imported."""
+
+
+def test_engines_report_to_nobody_that_they_are_used(tmp_path: Path) -> None:
+    silencing = {"CI", "ORT_DISABLE_TELEMETRY"}  # here nobody has asked for silence before
+    environment = {key: text for key, text in os.environ.items() if key not in silencing}
+    done = subprocess.run(
+        [sys.executable, "-c", REPORTS],
+        env=environment | {"HOME": str(tmp_path), "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert done.stdout.strip() == "False"
+    # Whoever reports keeps there who it is, and what is yet to be sent.
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_engine_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from isochrone.catalog import Datatype, TensorSpec
-from isochrone.execution import ActionStatus
+from isochrone.execution import ActionStatus, form_of
 from isochrone.protocol.framing import HEADER_BYTES_MAX, encode_frame
 from isochrone.protocol.messages import PROTOCOL_VERSION, Goodbye, Hello, Ping, Welcome
 from isochrone.units import SECOND
@@ -77,10 +77,12 @@ def test_a_higher_epoch_takes_over_and_keeps_what_is_loaded(
     executor = start_executor()
     former = dial(executor)
     former.greet(name="gateway-a", epoch=1)
-    former.load(make_variant(store))
+    sha256 = make_variant(store)
+    former.load(sha256)
     latter = dial(executor)
     hello = latter.greet(name="gateway-b", epoch=2)
     assert hello.resident == ("ns/v",)
+    assert hello.forms == (form_of(sha256, (1, 4)),)
     assert "gateway-b" in former.hear_goodbye()
     payload = rows_of(1)
     assert answers_to(payload) == latter.infer(payload)[1]

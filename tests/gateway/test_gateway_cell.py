@@ -152,6 +152,23 @@ def test_an_executor_of_another_name_is_not_taken(cell: Cell) -> None:
     assert "'w1', not 'w2'" in complaint["reason"]
 
 
+def test_a_host_that_can_be_no_name_is_told_and_others_are_dialed(
+    cell: Cell, tools: type[Tools]
+) -> None:
+    cell.write_plan({"ns/one": (cell.variant(),)})
+    cell.start_executor("w1")
+    addresses = {"w1": cell.address("w1"), "w2": "tcp:executor..cell:8500"}
+    cell.start_gateway(addresses, wait=False)
+    (complaint,) = cell.gateway.wait_for("executor_unreachable")
+    assert complaint["worker"] == "w2"
+    assert "idna" in complaint["reason"]
+    cell.gateway.wait_for("executor_joined")
+    wire = cell.wire()
+    tools.wait_until(lambda: not cell.observed()["workers"][0]["missing"], "loaded")
+    wire.send(b"".join(tools.request(tools.rows(1))))
+    assert wire.read().status == 200
+
+
 def test_a_gateway_of_an_older_epoch_does_not_get_the_executor(
     cell: Cell, make_cell: type[Cell]
 ) -> None:
@@ -187,20 +204,63 @@ def test_a_changed_plan_is_taken_up_and_a_broken_one_is_not(cell: Cell, tools: t
     tools.wait_until(lambda: cell.ask("GET", "/v2/models/two").status == 200, "the plan's service")
     assert cell.metric("isochrone_plan_revision") == 2
 
-    (cell.folder / "plan.partial").write_text("{}")
-    (cell.folder / "plan.partial").rename(cell.folder / "plan.json")  # seen whole or not at all
-    rejected = cell.gateway.wait_for("plan_rejected")[0]
-    assert "no plan document" in rejected["reason"]
+    for count, broken in enumerate((b"{}", b'{"plan": {"groups": [{"id": "\xff"}]}}'), 1):
+        (cell.folder / "plan.partial").write_bytes(broken)
+        (cell.folder / "plan.partial").rename(cell.folder / "plan.json")  # seen whole or not at all
+        rejected = cell.gateway.wait_for("plan_rejected", count)[-1]
+        assert "no plan document" in rejected["reason"]
     (cell.folder / "plan.json").unlink()
     cell.gateway.wait_for("plan_unreadable")
     wire = cell.wire()
     wire.send(b"".join(tools.request(tools.rows(1), path="/v2/models/two/infer")))
     assert wire.read().status == 200
     assert cell.metric("isochrone_plan_revision") == 2
-    assert cell.metric("isochrone_plan_errors_total") == 1
+    assert cell.metric("isochrone_plan_errors_total") == 2
 
     cell.write_plan({"ns/two": (one,)}, revision=3)
     tools.wait_until(lambda: cell.ask("GET", "/v2/models/one").status == 404, "it is gone")
+
+
+def test_a_plan_that_is_rejected_leaves_the_counts_as_they_are(
+    cell: Cell, tools: type[Tools]
+) -> None:
+    cell.write_plan({"ns/one": (cell.variant(),)})
+    cell.start_executor()
+    cell.start_gateway()
+    wire = cell.wire()
+    wire.send(b"".join(tools.request(tools.rows(1))))
+    assert wire.read().status == 200
+    path = cell.folder / "plan.json"
+    plan = json.loads(path.read_bytes())
+    plan["plan"]["services"][0]["objectives"]["latency_ns"] //= 2
+    plan["catalog"]["variants"][0]["profiles"][0]["pool"] = "another"
+    (cell.folder / "plan.partial").write_text(json.dumps(plan))
+    (cell.folder / "plan.partial").rename(path)
+    (rejected,) = cell.gateway.wait_for("plan_rejected")
+    assert "was not profiled on pool p1" in rejected["reason"]
+    assert cell.metric("isochrone_request_duration_seconds_count", service="one") == 1
+
+
+def test_a_variant_that_was_made_anew_is_loaded_anew(cell: Cell, tools: type[Tools]) -> None:
+    former = cell.variant("v", batch_ns={1: MILLISECOND})
+    cell.write_plan({"ns/one": (former,)})
+    executor = cell.start_executor()
+    cell.start_gateway()
+    renewed = cell.variant("v", batch_ns={1: MILLISECOND, 4: 2 * MILLISECOND})
+    cell.write_plan({"ns/one": (renewed,)}, revision=2)
+    assert len(executor.wait_for("loaded", count=2)) == 2
+    wire = cell.wire()
+    rows = tools.rows(1, 2, 3)  # more than the former one could take
+    wire.send(b"".join(tools.request(rows)))
+    reply = wire.read()
+    assert (reply.status, reply.binary) == (200, tools.answers(rows))
+    assert cell.observed()["workers"][0]["resident"] == ["ns/v"]
+    # Another gateway, which was not there, is told by the executor what it holds.
+    cell.gateway.stop()
+    cell.write_plan({"ns/one": (former,)}, revision=3)
+    cell.start_gateway()
+    executor.wait_for("loaded", count=3)
+    assert executor.named("load_failed") == []
 
 
 def test_a_service_without_routes_is_refused(cell: Cell, tools: type[Tools]) -> None:
@@ -330,6 +390,7 @@ def test_a_probe_gives_way_to_traffic(cell: Cell, tools: type[Tools]) -> None:
         ("POST", "/admin/probe", b"{", 400, "cannot be used"),
         ("POST", "/admin/phase", b"{}", 400, "name"),
         ("POST", "/admin/phase", b'{"name": ""}', 400, "name"),
+        ("POST", "/admin/phase", b'{"name": "\xff"}', 400, "cannot be used"),
         ("GET", "/admin/probe", None, 404, "POST /admin/probe"),
         ("GET", "/v2", None, 404, "no such path"),
     ],

@@ -39,6 +39,11 @@ def test_a_head_says_what_is_asked_and_how_long_the_body_is() -> None:
     )
 
 
+def test_space_around_a_value_is_no_part_of_it() -> None:
+    read = head("Content-Length: 5 ", "Connection:\tclose \t", "X-Isochrone-Priority:  -1\t")
+    assert (read.problem, read.length, read.keep_alive, read.priority) == (None, 5, False, -1)
+
+
 def test_a_path_is_decoded_and_its_query_is_left_out() -> None:
     assert head(start="GET /v2/models/a%20b?x=%20 HTTP/1.1").target == "GET /v2/models/a b"
 

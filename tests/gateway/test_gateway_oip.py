@@ -196,6 +196,7 @@ WRONG: dict[str, tuple[bytes, str]] = {
     "nothing": (b"", "the request's JSON cannot be read"),
     "a list": (b"[]", "Expected `object`, got `array`"),
     "not UTF-8": (b'{"inputs": [], "id": "\xff"}', "the request's JSON cannot be read"),
+    "too deep": (b'{"parameters": {"a": ' + b"[" * 10_000, "the request's JSON cannot be read"),
     "no inputs": (b"{}", "missing required field `inputs`"),
     "inputs null": (b'{"inputs": null}', "at `$.inputs`"),
     "a number as name": (encode(image(name=5)), "at `$.inputs[0].name`"),

@@ -59,7 +59,8 @@ def test_under_overload_a_lesser_variant_answers_marked_and_counted(
     assert cell.ask("GET", "/v2/models/one").json["versions"] == ["good", "arch-good"]
     # Whoever names a floor is not given less.
     strict = burst(cell, tools, 10, "x-isochrone-accuracy-floor: 0.65\r\n")
-    assert endings(strict)[503, "refused", "overload"] >= 5
+    # Who is refused on a busy machine may have been judged hopeless rather than one too many.
+    assert [it.headers["x-isochrone-outcome"] for it in strict].count("refused") >= 5
     assert "degraded" not in {it.headers["x-isochrone-reason"] for it in strict}
 
 

@@ -52,6 +52,15 @@ def settled(cell: Cell, tools: type[Tools]) -> None:
     )
 
 
+def told_of_room(reply: Reply) -> None:
+    """Assert that ``reply`` refuses a body for which there is no room."""
+    assert reply.status == 503
+    assert "too many bodies" in reply.error
+    assert reply.headers["x-isochrone-outcome"] == "refused"
+    assert reply.headers["x-isochrone-reason"] == "queue_full"
+    assert "retry-after" in reply.headers
+
+
 def test_requests_sent_at_once_are_answered_in_order(shared_cell: Cell, tools: type[Tools]) -> None:
     wire = shared_cell.wire()
     rows = [tools.rows(seed, seed + 1) for seed in range(5)]
@@ -175,6 +184,18 @@ def test_a_refusal_does_not_wait_for_the_body_which_is_then_dropped(
         assert wire.read().binary == tools.answers(tools.rows(8))
 
 
+def test_a_client_that_asked_before_it_sends_and_will_close_is_not_kept_waiting(
+    shared_cell: Cell, tools: type[Tools]
+) -> None:
+    fields = "X-Isochrone-Deadline-Ms: 0.5\r\nExpect: 100-continue\r\nConnection: close\r\n"
+    head, _ = tools.request(tools.rows(1), fields=fields)
+    wire = shared_cell.wire()
+    wire.send(head)
+    wire.socket.settimeout(5.0)  # the body, which does not come, has 30 s
+    assert wire.read().status == 504
+    assert wire.is_closed()
+
+
 def test_a_body_that_is_not_what_the_head_promised_is_refused(
     shared_cell: Cell, tools: type[Tools]
 ) -> None:
@@ -260,16 +281,42 @@ def test_bodies_over_the_bound_together_are_refused(strict: Cell) -> None:
     head = b"POST /v2/models/one/infer HTTP/1.1\r\nContent-Length: 90000\r\n"
     first.send(head + b"Expect: 100-continue\r\n\r\n")
     assert first.read_head() == b"HTTP/1.1 100 Continue\r\n\r\n"  # from now on, it counts
+    before = strict.observed()["services"][0]["refused"]
     second.send(head + b"\r\n{")
-    reply = second.read()
-    assert reply.status == 503
-    assert "too many bodies" in reply.error
+    told_of_room(second.read())
+    # That is no error of the client's: it counts against the service.
+    assert strict.observed()["services"][0]["refused"] == before + 1
     first.send(b"{" * 90_000)
     reply = first.read()  # its body was taken all the same
     assert reply.status == 400
     assert "JSON cannot be read" in reply.error
     first.close()
     second.close()
+
+
+@pytest.mark.parametrize("coding", ["length", "chunks"])
+def test_bodies_that_wait_for_their_answer_count_as_well(
+    strict: Cell, tools: type[Tools], coding: str
+) -> None:
+    head, body = tools.request(tools.rows(1), comment="x" * 90_000)
+    if coding == "chunks":
+        head = head.replace(f"Content-Length: {len(body)}".encode(), b"Transfer-Encoding: chunked")
+        body = f"{len(body):x}\r\n".encode() + body + b"\r\n0\r\n\r\n"
+    first, second = strict.wire(), strict.wire()
+    first.send(head + body)
+    tools.wait_until(
+        lambda: strict.admin("GET", "/admin/state").json["workers"][0]["outstanding"], "it runs"
+    )
+    before = strict.observed()["services"][0]["refused"]
+    second.send(head + body)
+    told_of_room(second.read())
+    assert strict.observed()["services"][0]["refused"] == before + 1
+    assert first.read().status == 200
+    first.send(head + body)  # what was answered takes no room any more
+    assert first.read().status == 200
+    first.close()
+    second.close()
+    settled(strict, tools)
 
 
 def test_a_client_that_leaves_its_body_unsent_leaves_no_memory_behind(
@@ -436,6 +483,7 @@ def test_the_trace_tells_how_each_request_ended(shared_cell: Cell, tools: type[T
         ({"plan_path": 5}, "a path"),
         ({"executors": [{"worker": "w", "address": "w:1"}]}, "$.executors[0].address"),
         ({"executors": [{"worker": "w", "address": "unix:/x"}] * 2}, "named twice"),
+        ({"executors": [{"worker": "w", "address": "tcp:h:65536"}]}, "a port up to 65535"),
         ({"settings": {"queue_max": 0}}, "queue_max"),
         ({"limits": {"body_bytes_max": 0}}, "$.limits.body_bytes_max"),
     ],
@@ -449,6 +497,13 @@ def test_the_configuration_says_what_is_wrong_with_it(
     with pytest.raises(SetupError) as raised:
         read_config(path)
     assert fragment in str(raised.value)
+
+
+def test_a_configuration_that_is_no_text_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.json"
+    path.write_bytes(b'{"name": "\xff"}')
+    with pytest.raises(SetupError, match="no gateway configuration"):
+        read_config(path)
 
 
 def test_a_gateway_that_cannot_start_says_why(make_cell: type[Cell], tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from local_cell import ROOT, Local, is_ready, wait_for
 from safetensors.numpy import load_file
 
 from isochrone.trace import RequestRecord
-from isochrone_cli.report import read_trace
+from isochrone_cli.recorded import read_trace
 
 pytestmark = pytest.mark.slow
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
 from isochrone.execution import ActionStatus
-from isochrone.scheduling import Outcome, Settings
+from isochrone.scheduling import Outcome, Reason, Settings
 from isochrone.scheduling.matching import IMPOSSIBLE, LATE, assign
 
 MS = 1_000_000
@@ -89,3 +89,21 @@ def test_whatever_happens_every_request_ends_once(lab: SimpleNamespace, seed: in
     world.run(until=world.now + 200 * SECOND)
     assert sorted(world.replies) == sorted(world.service_of)
     assert world.scheduler.snapshot().admitted == 0
+
+
+def test_a_load_is_not_owed_any_more_to_whom_another_worker_runs(lab: SimpleNamespace) -> None:
+    near, far, other = (lab.variant(name, times_ms={1: 10.0}) for name in ("near", "far", "other"))
+    world = lab.World(Settings(reply_overhead_ns=0, matching=True))
+    services = [
+        lab.service("t", lab.route(far, "g"), lab.route(near, "h"), target_ms=200),
+        lab.service("s", lab.route(other, "g"), target_ms=200),
+    ]
+    groups = [lab.group("g", [far, other]), lab.group("h", [near])]
+    world.plan(services, groups, [near, far, other])
+    world.join("w0", group_name="g", resident=[other], memory=150)  # room for one of the two
+    number = world.arrive("t")
+    assert [type(it) for it in world.sent] == [lab.Unload]  # to make room for what it waits for
+    world.join("w1", group_name="h", resident=[near])
+    world.run()
+    assert world.outcome(number) == (Outcome.ON_TIME, Reason.SERVED)
+    assert [it.worker for it in world.infers()] == ["w1"]

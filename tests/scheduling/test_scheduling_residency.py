@@ -1,9 +1,20 @@
 """What is loaded and unloaded, and what happens when that fails or the plan changes."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
-from isochrone.execution import ActionStatus
-from isochrone.scheduling import Infer, Load, Outcome, Reason, Settings, Unload
+from isochrone.catalog import Variant
+from isochrone.execution import ActionStatus, form_of
+from isochrone.ids import GroupId, PoolId, VariantId, WorkerId
+from isochrone.scheduling import (
+    Infer,
+    Load,
+    Outcome,
+    Reason,
+    Settings,
+    Unload,
+    WorkerJoined,
+)
 
 MS = 1_000_000
 SECOND = 1000 * MS
@@ -172,3 +183,66 @@ def test_the_snapshot_shows_queues_and_readiness(lab: SimpleNamespace) -> None:
     assert snapshot.admitted == 4
     assert snapshot.services[0].ready is True
     assert snapshot.workers[0].speed_ppm == 1_000_000
+
+
+def renewed(net: Variant) -> Variant:
+    """Return ``net`` as it is when it was built anew: the same name, another artifact."""
+    return replace(net, artifact=replace(net.artifact, sha256="1" * 64))
+
+
+def test_a_variant_built_anew_is_loaded_anew_and_nobody_gets_the_former(
+    lab: SimpleNamespace,
+) -> None:
+    net = lab.variant(times_ms={1: 10.0}, load_ms=20)
+    world = lab.World()
+    served, hosts = lab.service("s", lab.route(net), target_ms=100), lab.group("g", [net])
+    world.plan([served], [hosts], [net])
+    world.join(resident=[net])
+    running = world.arrive()
+    world.plan([served], [hosts], [renewed(net)], revision=2)
+    assert [(type(it), it.variant) for it in world.sent] == [(Infer, net.id), (Unload, net.id)]
+    # What was sent is done first; who comes now waits for the new one, if it has the time.
+    patient, hasty = world.arrive(), world.arrive(target_ns=15 * MS)
+    world.run()
+    assert [world.outcome(it) for it in (running, patient)] == [ON_TIME, ON_TIME]
+    assert world.outcome(hasty) == (Outcome.REFUSED, Reason.NOT_LOADED)
+    assert [type(it) for it in world.sent] == [Infer, Unload, Load, Infer]
+    assert world.scheduler.snapshot().workers[0].resident == (net.id,)
+
+
+def test_a_load_under_way_of_what_is_built_anew_is_done_again(lab: SimpleNamespace) -> None:
+    net = lab.variant(times_ms={1: 10.0}, load_ms=20)
+    world = lab.World()
+    served, hosts = lab.service("s", lab.route(net), target_ms=500), lab.group("g", [net])
+    world.plan([served], [hosts], [net])
+    world.join()
+    world.run(until=5 * MS)
+    world.plan([served], [hosts], [renewed(net)], revision=2)
+    number = world.arrive()
+    world.run()
+    assert world.outcome(number) == ON_TIME
+    assert [type(it) for it in world.sent] == [Load, Unload, Load, Infer]
+
+
+def test_a_worker_that_joins_with_another_form_is_not_taken_at_the_name(
+    lab: SimpleNamespace,
+) -> None:
+    net = lab.variant(times_ms={1: 10.0})
+    world = lab.World()
+    world.plan([lab.service("s", lab.route(net))], [lab.group("g", [net])], [net])
+    same = form_of(net.artifact.sha256, net.batch_sizes)
+    other = form_of(renewed(net).artifact.sha256, net.batch_sizes)
+    for worker, form, expected in (("w0", same, []), ("w1", other, [Unload])):
+        sent = world.scheduler.handle(
+            WorkerJoined(
+                worker=WorkerId(worker),
+                group=GroupId("g"),
+                pool=PoolId("cpu"),
+                memory_bytes=1 << 30,
+                resident=(VariantId(net.id),),
+                forms=(form,),
+            ),
+            world.now,
+        )
+        assert [type(it) for it in sent] == expected
+        world.scheduler.check_integrity()

@@ -127,6 +127,46 @@ def test_another_worker_takes_over_from_one_that_is_lost(lab: SimpleNamespace) -
     assert world.outcome(offline) == OFFLINE
 
 
+def test_they_are_no_more_than_that_where_a_lost_worker_leaves_them(lab: SimpleNamespace) -> None:
+    net = lab.variant(times_ms={1: 10.0})
+    world = lab.World(Settings(reply_overhead_ns=0, spare_max=3))
+    routes = (lab.route(net, "a"), lab.route(net, "b"))
+    groups = [lab.group("a", [net]), lab.group("b", [net])]
+    world.plan([lab.service("s", *routes)], groups, [net])
+    world.join("w0", group_name="a", resident=[net])
+    world.join("w1", group_name="b", resident=[net])
+    # Bodies that never come keep both workers from offline requests.
+    for _ in range(2):
+        world.arrive(ready=False)
+    numbers = [world.arrive(offline=True) for _ in range(5)]
+    world.lose("w0")
+    # One moves to where there is room; the others hope for their own worker's return.
+    assert [(it.group, it.spare) for it in world.scheduler.snapshot().queues] == [
+        ("a", 2),
+        ("b", 3),
+    ]
+    world.join("w0", group_name="a", resident=[net])
+    world.run()
+    assert {world.outcome(it) for it in numbers} == {OFFLINE}
+
+
+def test_a_service_that_is_best_effort_no_more_answers_nobody_late(lab: SimpleNamespace) -> None:
+    world = lab.simple(times_ms={1: 10.0}, target_ms=25, overload=OverloadPolicy.BEST_EFFORT)
+    offline = world.arrive(offline=True)
+    numbers = [world.arrive() for _ in range(6)]
+    waiting = world.scheduler.snapshot().queues[0].spare
+    net = lab.variant(times_ms={1: 10.0})
+    rejecting = lab.service("s", lab.route(net), target_ms=25)
+    world.plan([rejecting], [lab.group("g", [net])], [net], revision=2)
+    dropped = [it for it in numbers if world.outcome(it) == (Outcome.LATE, Reason.DROPPED)]
+    assert len(dropped) == waiting > 0
+    world.run()
+    assert world.outcome(offline) == OFFLINE
+    assert {world.outcome(it) for it in numbers if it not in dropped} == {
+        (Outcome.ON_TIME, Reason.SERVED)
+    }
+
+
 def test_where_memory_is_short_nothing_is_evicted_for_them(lab: SimpleNamespace) -> None:
     world = lab.crowd(variants=3, slots=2)
     world.run(until=50 * MS)

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from isochrone.demand import OverloadPolicy
 from isochrone.execution import ActionStatus
-from isochrone.scheduling import Outcome, Reason, RequestReady, RequestWithdrawn
+from isochrone.scheduling import Outcome, Reason, RequestReady, RequestWithdrawn, Settings
 from isochrone.scheduling.requests import TRANSITIONS, RequestState
 
 MS = 1_000_000
@@ -42,17 +43,37 @@ def draw_plan(lab: SimpleNamespace, rng: random.Random) -> tuple[list, list, lis
             for one in variants
             if one.id in group.variants
         ]
-        routes = rng.sample(choices, rng.randint(0, min(2, len(choices))))
+        drawn = rng.sample(choices, min(3, len(choices)))
+        count = rng.randint(0, min(2, len(drawn)))
+        policy = rng.choice(list(OverloadPolicy))
         if rng.random() < 0.8:
-            services.append(lab.service(name, *routes, target_ms=rng.choice([5, 40, 200])))
+            services.append(
+                lab.service(
+                    name,
+                    *drawn[:count],
+                    target_ms=rng.choice([5, 40, 200]),
+                    overload=policy,
+                    priority=rng.choice([0, 1]),
+                    degraded=drawn[count:] if count and policy is OverloadPolicy.DEGRADE else (),
+                )
+            )
     return services, groups, variants
 
 
 def play(lab: SimpleNamespace, seed: int, steps: int = 120) -> SimpleNamespace:
     """Play one random world, from ``seed`` alone; the finished world."""
     rng = random.Random(seed)
+    bounds = Settings(
+        reply_overhead_ns=0,
+        queue_max=rng.choice([3, 50]),
+        spare_max=rng.choice([2, 50]),
+        best_effort_wait_ns=1 * SECOND,
+        offline_wait_ns=5 * SECOND,
+        matching=rng.random() < 0.3,
+        deferring=rng.random() < 0.3,
+    )
     world = lab.World(
-        taken=lambda infer: max(1, int(infer.expected_ns * rng.lognormvariate(0, 0.3)))
+        bounds, taken=lambda infer: max(1, int(infer.expected_ns * rng.lognormvariate(0, 0.3)))
     )
     world.infer_status = lambda _: rng.choice(STATUSES)
     world.load_status = lambda _: rng.choice(STATUSES)
@@ -69,6 +90,8 @@ def play(lab: SimpleNamespace, seed: int, steps: int = 120) -> SimpleNamespace:
                 rows=rng.choice([1, 1, 1, 2, 4]),
                 ready=ready,
                 target_ns=rng.choice([None, None, 3 * MS, 30 * MS]),
+                priority=rng.choice([None, None, -2]),
+                offline=rng.random() < 0.2,
             )
             if not ready:
                 receiving.append(number)
@@ -191,7 +214,7 @@ def test_worlds_are_not_all_alike(lab: SimpleNamespace) -> None:
         for reply in play(lab, seed).replies.values()
     }
     assert {outcome for outcome, _ in outcomes} == set(Outcome)
-    assert len(outcomes) >= 10
+    assert len(outcomes) >= 15
 
 
 def test_every_state_has_its_row_and_the_end_is_final() -> None:

@@ -108,6 +108,8 @@ def parse(source: Source) -> tuple[tuple[Document, ...], tuple[ManifestProblem, 
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         message = "; ".join(part for part in (error.context, error.problem) if part)
+        if mark is not None and source.text[mark.index : mark.index + 1] == "\t":
+            message = "a tab stands where a line is indented: indent it with spaces"
         problem = _unreadable(
             source, number + 1, mark.line + 1 if mark else 1, f"no YAML: {message}"
         )

@@ -19,7 +19,10 @@ PROTOCOL_VERSION: Final = 1
 
 
 class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello", gc=False):
-    """Executor → gateway, first: who I am, what I can run, what I already hold."""
+    """Executor → gateway, first: who I am, what I can run, what I already hold.
+
+    ``forms`` are those of ``resident``, one by one (see ``execution.form_of``).
+    """
 
     version: int
     worker: str
@@ -29,6 +32,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello", gc=False):
     memory_bytes: Bytes
     resident: tuple[str, ...]
     now: Instant
+    forms: tuple[str, ...] = ()
 
 
 class Welcome(msgspec.Struct, frozen=True, kw_only=True, tag="welcome", gc=False):

@@ -21,12 +21,19 @@ def end(
     actions: list[Action],
     action: ActionId | None = None,
 ) -> None:
-    """Reply to ``request``, which no queue and no execution may hold any more."""
+    """Reply to ``request``, which no queue and no execution may hold any more.
+
+    One that was withdrawn meanwhile ends as that, whatever ``ending`` says. ``action`` is the Infer whose
+    result is its answer, if there is one.
+    """
+    outcome, reason = ending
+    if request.state is RequestState.WITHDRAWN:
+        assert request.reason is not None, request.id
+        outcome, reason = Outcome.INVALID, request.reason
+    elif request.offline and outcome is Outcome.LATE:
+        reason = Reason.OFFLINE
     request.move(RequestState.ENDED)
     del cell.requests[request.id]
-    outcome, reason = ending
-    if request.offline and outcome is Outcome.LATE:
-        reason = Reason.OFFLINE
     actions.append(Reply(request=request.id, outcome=outcome, reason=reason, action=action))
 
 
@@ -64,8 +71,7 @@ def give_back(
     service is best effort and it is too late for anything else, it waits for an idle worker.
     """
     if request.state is RequestState.WITHDRAWN:
-        assert request.reason is not None, request.id
-        end(cell, request, (Outcome.INVALID, request.reason), actions)
+        end(cell, request, ending, actions)
         return
     queue = other_queue(cell, request)
     if queue is None or request.attempts >= cell.settings.attempts_max:
@@ -93,12 +99,16 @@ def may_wait(cell: Cell, request: Request, queue: RouteQueue, now: Instant) -> b
     return now < request.give_up_at and len(queue.spare) < cell.settings.spare_max
 
 
-def place(request: Request, queue: RouteQueue, now: Instant) -> None:
-    """Have ``request``, which has lost its queue, wait in ``queue`` as it did there."""
-    if request.spare:
+def place(
+    cell: Cell, request: Request, queue: RouteQueue, now: Instant, actions: list[Action]
+) -> None:
+    """Have ``request``, which has lost its queue, wait in ``queue`` as it did there, or end it."""
+    if not request.spare:
+        enqueue(request, queue)
+    elif may_wait(cell, request, queue, now) and (request.offline or queue.route.best_effort):
         queue.set_aside(request, now)
     else:
-        enqueue(request, queue)
+        end(cell, request, (Outcome.LATE, Reason.DROPPED), actions)
 
 
 def enqueue(request: Request, queue: RouteQueue) -> None:

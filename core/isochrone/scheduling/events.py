@@ -22,13 +22,17 @@ class PlanChanged(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class WorkerJoined(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """An executor is connected, hosts for ``group``, and already holds ``resident`` variants."""
+    """An executor is connected, hosts for ``group``, and already holds ``resident`` variants.
+
+    ``forms`` says in which form each (see ``execution.form_of``); empty: in that of the plan.
+    """
 
     worker: WorkerId
     group: GroupId
     pool: PoolId
     memory_bytes: Bytes
     resident: tuple[VariantId, ...]
+    forms: tuple[str, ...] = ()
 
 
 class WorkerLost(msgspec.Struct, frozen=True, kw_only=True, gc=False):

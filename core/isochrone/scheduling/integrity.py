@@ -108,6 +108,9 @@ def _check_memory(group: WorkerGroup, lane: Lane) -> None:
     wanted = group.view.variants
     assert lane.used_bytes <= max(lane.memory_bytes, lane.joined_bytes), lane.worker
     assert lane.held_bytes == sum(lane.resident.values()), lane.worker
+    assert lane.forms.keys() == lane.resident.keys(), lane.worker
+    for variant, form in lane.forms.items():
+        assert variant not in wanted or form == wanted[variant].form, (lane.worker, variant)
     assert lane.crowded == (group.view.memory_bytes > lane.memory_bytes), lane.worker
     strangers = sorted(one for one in lane.resident if one not in wanted)
     assert sorted(lane.unwanted) == strangers, lane.worker

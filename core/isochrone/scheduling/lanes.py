@@ -7,7 +7,7 @@ The only source of truth about an executor in between its answers. Changed by ``
 from collections import deque
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from isochrone.ids import ActionId, GroupId, PoolId, VariantId, WorkerId
 from isochrone.scheduling.estimates import SpeedEstimate
@@ -27,6 +27,20 @@ LOAD_RATIO_MAX = 100.0
 """One load counts at most so many times its profile."""
 RETRIES_MAX = 64
 """Failed transfers that a lane remembers; the one that failed longest ago is forgotten."""
+
+
+_OUTDATED: Final = "@"
+"""No name in a cluster has it."""
+
+
+def outdated(variant: VariantId, form: str) -> VariantId:
+    """Return the name under which a lane holds a former ``form`` of ``variant``, until it is unloaded."""
+    return VariantId(f"{variant}{_OUTDATED}{form}")
+
+
+def on_executor(variant: VariantId) -> VariantId:
+    """Return the name that an executor knows ``variant`` by, whatever its form."""
+    return VariantId(variant.partition(_OUTDATED)[0])
 
 
 class Execution:
@@ -82,13 +96,15 @@ class TransferKind(Enum):
 class Transfer:
     """One Load or Unload under way.
 
-    ``expected_at`` is its predicted end, ``bound_at`` the same with a margin.
+    ``form`` is a Load's: of what is loaded. ``expected_at`` is its predicted end, ``bound_at`` the same
+    with a margin.
     """
 
     action: ActionId
     lane: "Lane"
     kind: TransferKind
     variant: VariantId
+    form: str
     memory_bytes: Bytes
     expected_at: Instant
     bound_at: Instant
@@ -143,6 +159,7 @@ class Lane:
         "eager",
         "executions",
         "foreseen",
+        "forms",
         "free_at",
         "group",
         "group_id",
@@ -194,6 +211,8 @@ class Lane:
         self.resident: dict[VariantId, Bytes] = {}
         """What it holds, also while an Unload is under way, and how much memory that takes. Where
         memory is short, in order of last use."""
+        self.forms: dict[VariantId, str] = {}
+        """In which form it holds each of them."""
         self.held_bytes: Bytes = 0
         """The memory of all residents."""
         self.crowded = False
@@ -302,8 +321,14 @@ class Lane:
         """Bring the figures of what it holds and lacks in line with a plan; owe nothing."""
         wanted = view.variants
         self.forget_due()
-        for variant in self.resident:
-            if variant in wanted:
+        for variant in tuple(self.resident):
+            if variant not in wanted:
+                continue
+            if not self.forms[variant]:
+                self.forms[variant] = wanted[variant].form
+            if self.forms[variant] != wanted[variant].form:
+                self._outdate(variant)
+            else:
                 self.resident[variant] = wanted[variant].memory_bytes
         self.held_bytes = sum(self.resident.values())
         self.joined_bytes = max(self.joined_bytes, self.used_bytes)
@@ -314,10 +339,11 @@ class Lane:
             self.missing = {variant: None for variant in wanted if variant not in self.resident}
         self.eager = 0
 
-    def take_in(self, variant: VariantId, memory_bytes: Bytes, *, wanted: bool) -> None:
-        """Note that ``variant`` is resident now."""
+    def take_in(self, variant: VariantId, memory_bytes: Bytes, form: str, *, wanted: bool) -> None:
+        """Note that ``variant`` is resident now, in ``form``."""
         self.held_bytes += memory_bytes - self.resident.pop(variant, 0)
         self.resident[variant] = memory_bytes
+        self.forms[variant] = form
         self.missing.pop(variant, None)
         if not wanted:
             self.unwanted[variant] = None
@@ -327,9 +353,17 @@ class Lane:
         if variant in self.doomed:
             self.spare(variant)
         self.held_bytes -= self.resident.pop(variant, 0)
+        self.forms.pop(variant, None)
         self.unwanted.pop(variant, None)
         if wanted and not self.crowded:
             self.missing[variant] = None
+
+    def _outdate(self, variant: VariantId) -> None:
+        """Hold ``variant``, whose plan has another form by now, under a name that no plan has."""
+        form = self.forms.pop(variant)
+        stale = outdated(variant, form)
+        self.forms[stale] = form
+        self.resident[stale] = self.resident.pop(variant)
 
     def touch(self, variant: VariantId) -> None:
         """Note that ``variant``, a resident, is used now."""

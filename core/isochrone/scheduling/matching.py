@@ -31,7 +31,7 @@ IMPOSSIBLE = 1e3 * LATE
 
 
 def match(cell: Cell, touched: Sequence[WorkerGroup], now: Instant) -> list[WorkerGroup]:
-    """Move waiting batches between ``touched`` groups and their siblings; return who got any."""
+    """Move waiting batches between ``touched`` groups and their siblings; return who got or lost any."""
     groups: dict[int, WorkerGroup] = {}
     for group in touched:
         for one in (group, *group.siblings):
@@ -52,12 +52,16 @@ def match(cell: Cell, touched: Sequence[WorkerGroup], now: Instant) -> list[Work
         batch, lane = batches[row], lanes[column]
         if costs[row][column] >= LATE or lane.executions or lane.group is batch[0].queue.group:
             continue
-        queue = _queue_before(cell, batch[0], lane)
+        former, queue = batch[0].queue, _queue_before(cell, batch[0], lane)
         assert queue is not None, lane.worker
         for request in batch:
-            request.queue.remove(request)
+            former.remove(request)
             enqueue(request, queue)
         moved[queue.group.number] = queue.group
+        if not former.holders:
+            # Perhaps nobody waits any more for what a worker there owes.
+            former.group.unsettled = True
+            moved[former.group.number] = former.group
     return list(moved.values())
 
 

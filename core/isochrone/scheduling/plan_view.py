@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from isochrone.catalog import AccuracyMetric, Catalog, Profile, Variant
 from isochrone.demand import AccuracyBound, OverloadPolicy
 from isochrone.errors import ManifestError
+from isochrone.execution import form_of
 from isochrone.ids import GroupId, PoolId, ServiceId, VariantId
 from isochrone.plan import Group, Plan, Route, ServicePlan, meets_floor
 from isochrone.scheduling.batching.costs import BLOCKED_BATCHES, BatchCosts
@@ -86,9 +87,13 @@ class ServiceView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VariantView:
-    """What hosting a variant takes on one pool. ``memory_bytes``: weights and workspace."""
+    """What hosting a variant takes on one pool. ``memory_bytes``: weights and workspace.
+
+    ``form`` is what a worker must hold under the variant's name (see ``execution.form_of``).
+    """
 
     variant: VariantId
+    form: str
     load_ns: Nanoseconds
     memory_bytes: Bytes
 
@@ -233,9 +238,10 @@ def _view_group(group: Group, variants: dict[VariantId, Variant]) -> GroupView:
     sigmas: list[float] = []
     longest_ns = 0
     for variant_id in group.variants:
-        _, profile = _profiled(variant_id, group.pool, variants)
+        variant, profile = _profiled(variant_id, group.pool, variants)
         hosted[variant_id] = VariantView(
             variant=variant_id,
+            form=form_of(variant.artifact.sha256, variant.batch_sizes),
             load_ns=profile.load_ns,
             memory_bytes=profile.weights_bytes + profile.workspace_bytes,
         )

@@ -5,8 +5,10 @@ transfer at a time per worker; what the plan no longer wants leaves first, since
 Where everything fits, all of it is loaded, in the plan's order. Where not, a worker begins, in this
 order: the loads that are promised to waiting requests, the load that refused clients asked for
 most, or one for those who will probably come soon (``prefetch``), and, while there is memory that
-nobody uses, the plan's variants in order, first those that no other worker holds. A failed transfer is tried again after a pause that doubles up to a bound, for as
-long as the plan, or where not all fits somebody who asks, wants it.
+nobody uses, the plan's variants in order, first those that no other worker holds. A variant of which
+the plan has another form by now is none that it wants: it is unloaded, and then loaded anew. A failed
+transfer is tried again after a pause that doubles up to a bound, for as long as the plan, or where not
+all fits somebody who asks, wants it.
 """
 
 from isochrone.execution import ActionStatus
@@ -15,7 +17,14 @@ from isochrone.scheduling.actions import Action, Load, Unload
 from isochrone.scheduling.cell import Cell
 from isochrone.scheduling.events import ActionFinished
 from isochrone.scheduling.groups import WorkerGroup, lane_awaits
-from isochrone.scheduling.lanes import Lane, Retry, Transfer, TransferKind
+from isochrone.scheduling.lanes import (
+    Lane,
+    Retry,
+    Transfer,
+    TransferKind,
+    on_executor,
+    outdated,
+)
 from isochrone.scheduling.prefetch import foresee
 from isochrone.scheduling.promises import (
     keep_promises,
@@ -70,7 +79,11 @@ def finish_transfer(cell: Cell, transfer: Transfer, event: ActionFinished, now: 
     if event.status is ActionStatus.OK or gone:
         lane.retries.pop(variant, None)
         if loading:
-            lane.take_in(variant, transfer.memory_bytes, wanted=wanted)
+            taken, current = variant, wanted
+            if wanted and transfer.form != group.view.variants[variant].form:
+                # The plan has another form by now: this one leaves again.
+                taken, current = outdated(variant, transfer.form), False
+            lane.take_in(taken, transfer.memory_bytes, transfer.form, wanted=current)
             if wanted and event.duration_ns > 0:
                 load_ns = max(1, group.view.variants[variant].load_ns)
                 lane.observe_load(event.duration_ns / load_ns)
@@ -196,6 +209,7 @@ def _begin(cell: Cell, lane: Lane, what: _What, now: Instant, actions: list[Acti
         lane=lane,
         kind=kind,
         variant=variant,
+        form=group.view.variants[variant].form if loading else "",
         memory_bytes=memory_bytes,
         expected_at=now + expected_ns,
         bound_at=now + bound_ns,
@@ -208,7 +222,7 @@ def _begin(cell: Cell, lane: Lane, what: _What, now: Instant, actions: list[Acti
         make(
             action=action,
             worker=lane.worker,
-            variant=variant,
+            variant=on_executor(variant),
             earliest=now,
             latest=now + settings.load_window_ns,
             expected_ns=expected_ns,

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from heapq import heappop
 
 from isochrone.execution import ActionStatus
-from isochrone.scheduling.actions import Action, Reply
+from isochrone.scheduling.actions import Action
 from isochrone.scheduling.arrival import admit
 from isochrone.scheduling.cell import Cell
 from isochrone.scheduling.dispatch import fill_lanes
@@ -97,6 +97,8 @@ class Scheduler:
         # 6. Have what still waits run on a worker of another group, if that is better by now.
         if cell.settings.matching:
             for group in match(cell, touched, now):
+                if group.unsettled:
+                    move_weights(cell, group, now, actions)
                 fill_lanes(cell, group, now, actions)
                 group.note_wake()
         return actions
@@ -169,26 +171,14 @@ class Scheduler:
             ratio = min(max(taken_ns / doing.median_ns, SPEED_RATIO_MIN), SPEED_RATIO_MAX)
             lane.speed.observe(ratio, predicted=doing.factor)
         lane.settle(doing, event.end if 0 < event.end < now else now, now)
-        requests = self._cell.requests
         route = doing.queue.route
         in_time = Reason.DEGRADED if route.degraded else Reason.SERVED
         too_late = Reason.BEST_EFFORT if route.best_effort else Reason.DEADLINE_MISSED
         for request in doing.requests:
-            number = request.id
-            if request.state is RequestState.WITHDRAWN:
-                assert request.reason is not None, number
-                outcome, reason = Outcome.INVALID, request.reason
-            elif now <= request.deadline:
-                outcome = Outcome.ON_TIME
-                reason = Reason.OFFLINE if request.offline else in_time
-            else:
-                outcome = Outcome.LATE
-                reason = Reason.OFFLINE if request.offline else too_late
-            request.move(RequestState.ENDED)
-            del requests[number]
-            actions.append(
-                Reply(request=number, outcome=outcome, reason=reason, action=doing.action)
-            )
+            ending = (Outcome.LATE, too_late)
+            if now <= request.deadline:
+                ending = (Outcome.ON_TIME, Reason.OFFLINE if request.offline else in_time)
+            end(self._cell, request, ending, actions, doing.action)
 
     def _give_back(
         self, doing: Execution, event: ActionFinished, now: Instant, actions: list[Action]
@@ -200,16 +190,11 @@ class Scheduler:
             lane.give_up(variant, wanted=variant in lane.group.view.variants)
             lane.group.unsettled = True
             lane.group.refresh(variant)
-        if event.status in RETURNED:
-            for request in doing.requests:
-                give_back(cell, request, now, (Outcome.LATE, Reason.DROPPED), actions)
-            return
         for request in doing.requests:
-            ending = (Outcome.FAILED, Reason.EXECUTOR_ERROR)
-            if request.state is RequestState.WITHDRAWN:
-                assert request.reason is not None, request.id
-                ending = (Outcome.INVALID, request.reason)
-            end(cell, request, ending, actions)
+            if event.status in RETURNED:
+                give_back(cell, request, now, (Outcome.LATE, Reason.DROPPED), actions)
+            else:
+                end(cell, request, (Outcome.FAILED, Reason.EXECUTOR_ERROR), actions)
 
     def _plan_changed(self, event: PlanChanged, now: Instant, actions: list[Action]) -> Touched:
         change_plan(self._cell, event, now, actions)

@@ -7,7 +7,7 @@ that owe an answer for too long.
 from isochrone.ids import GroupId, ServiceId
 from isochrone.scheduling.actions import Action
 from isochrone.scheduling.cell import Cell
-from isochrone.scheduling.endings import end, give_back, other_queue, place
+from isochrone.scheduling.endings import end, give_back, may_wait, other_queue, place
 from isochrone.scheduling.estimates import SpeedEstimate
 from isochrone.scheduling.events import PlanChanged, WorkerJoined
 from isochrone.scheduling.groups import WorkerGroup
@@ -48,7 +48,7 @@ def change_plan(cell: Cell, event: PlanChanged, now: Instant, actions: list[Acti
         if queue is None:
             end(cell, request, DRAINED, actions)
         else:
-            place(request, queue, now)
+            place(cell, request, queue, now, actions)
 
 
 def join(cell: Cell, event: WorkerJoined, now: Instant, actions: list[Action]) -> None:
@@ -64,8 +64,9 @@ def join(cell: Cell, event: WorkerJoined, now: Instant, actions: list[Action]) -
         speed=SpeedEstimate(cell.settings, sigma=0.0, now=now),
     )
     # What no plan names has no known weight yet.
-    for variant in event.resident:
-        lane.take_in(variant, 0, wanted=False)
+    for place_of, variant in enumerate(event.resident):
+        form = event.forms[place_of] if event.forms else ""
+        lane.take_in(variant, 0, form, wanted=False)
     cell.lanes[event.worker] = lane
     group = cell.groups.get(event.group)
     if group is not None and group.view.pool == event.pool:
@@ -97,9 +98,12 @@ def abandon(cell: Cell, lane: Lane, now: Instant, actions: list[Action]) -> None
         if not queue.home:
             for request in (*queue.requests, *queue.spare):
                 other = other_queue(cell, request)
-                if other is not None and other is not queue:
+                if other is None or other is queue:
+                    continue
+                # Where as many wait for an idle worker as may, it had better hope for its own.
+                if not request.spare or may_wait(cell, request, other, now):
                     queue.remove(request)
-                    place(request, other, now)
+                    place(cell, request, other, now, actions)
                     other.group.dispatch_at = now
                     other.group.note_wake()
 
@@ -167,6 +171,8 @@ def _requeue(cell: Cell) -> list[Request]:
             rows_max = routes[key].costs.rows_max
             waiting = (*queue.requests, *queue.spare)
             orphans += [request for request in waiting if request.rows > rows_max]
+            if queue.route.best_effort and not routes[key].best_effort:
+                orphans += [it for it in queue.spare if not it.offline and it.rows <= rows_max]
         else:
             queue.retired = True
             orphans += (*queue.requests, *queue.spare)

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from isochrone.api.crds import render
+from isochrone.errors import SetupError
 from isochrone_cli.console import progress, sayer
 
 
@@ -32,6 +33,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _check(folder: Path, files: dict[str, str]) -> int:
+    if not folder.is_dir():
+        raise SetupError(f"--check {folder}: there is no such folder")
     there = {path.name: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.yaml"))}
     drifted = sorted(name for name in {**files, **there} if files.get(name) != there.get(name))
     say = sayer(progress())

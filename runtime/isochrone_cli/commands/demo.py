@@ -26,7 +26,8 @@ from isochrone_cli.machine import Machine, look
 from isochrone_cli.photo import Tag, classify, photo_rows
 from isochrone_cli.plan_view import show_plan, show_variants
 from isochrone_cli.prepare import Prepared, prepare, require_routes
-from isochrone_cli.report import Evidence, make_report, read_trace
+from isochrone_cli.recorded import read_trace
+from isochrone_cli.report import Evidence, make_report
 from isochrone_cli.report_tables import report_tables
 from isochrone_cli.store import add_store_argument
 

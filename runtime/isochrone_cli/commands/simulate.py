@@ -31,7 +31,8 @@ from isochrone.units import Instant, format_duration
 from isochrone_cli.bounded import SEED_MAX, decimal, whole
 from isochrone_cli.console import output
 from isochrone_cli.quantiles import percentiles
-from isochrone_cli.simulated import make_plan, read_plan, read_trace, world_of
+from isochrone_cli.recorded import read_plan, read_trace
+from isochrone_cli.simulated import make_plan, world_of
 from isochrone_cli.store import add_store_argument
 
 SIGMA_MAX: Final = 2.0

@@ -5,11 +5,12 @@ import shutil
 from pathlib import Path
 from typing import Final
 
+from isochrone.errors import SetupError
 from isochrone.units import format_bytes
 from isochrone_cli.console import output
 from isochrone_cli.store import add_store_argument
 
-PARTS: Final = ("variants", "records", "staging")
+PARTS: Final = ("variants", "records", "sources", "staging", "fetching")
 """What a store is made of. Nothing else is removed, whatever folder ``--store`` names."""
 
 
@@ -22,6 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print the store's place and size, or empty it."""
     store: Path = options.store
+    if store.exists() and not store.is_dir():
+        raise SetupError(f"{store}: this is no folder, and so no store")
     size = sum(
         file.stat().st_size
         for name in PARTS

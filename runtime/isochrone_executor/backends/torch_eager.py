@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from isochrone.catalog import BackendName, Datatype, TensorSpec
-from isochrone.errors import ArtifactError
+from isochrone.errors import UNREADABLE, ArtifactError
 from isochrone.units import Bytes
 from isochrone_executor.artifacts import VariantManifest
 from isochrone_executor.backends.resident import resident_bytes
@@ -147,7 +147,7 @@ def read_graph(path: Path) -> GraphDocument:
             message = f"{path}: larger than {GRAPH_BYTES_MAX} bytes: no graph of ours"
             raise ArtifactError(message)
         return _GRAPH.decode(path.read_bytes())
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, *UNREADABLE) as error:
         message = f"{path}: cannot be read as a graph: {error}; build the variant again"
         raise ArtifactError(message) from error
 
