@@ -1,7 +1,7 @@
 """What a builder is asked and what it answers, as values and as files.
 
 Four things are asked: to fetch sources (with a network, parsing nothing), to build variants, to find out how
-accurate one is that was not built, and to profile them. The requests are made by the command line (from
+accurate one is that was not built or does not run where it was, and to profile them. The requests are made by the command line (from
 Model objects) and by the operator (for its Jobs, as ``request.json``); the reports are made by
 ``isochrone_builder`` and read by both. A file is the JSON of one value with its kind and a format number. A
 Job prints its report as the last line of its standard output, behind ``RESULT_MARK``.
@@ -127,7 +127,9 @@ class BuildRequest:
 
     ``validation_uri`` names a ``.safetensors`` or ``.npz`` file with tensors
     ``validation/<input>``, optionally ``validation/label`` (whole numbers, one a row), and
-    ``calibration/<input>`` where int8 is asked for. ``batch_sizes`` ascend.
+    ``calibration/<input>`` where int8 is asked for. ``batch_sizes`` ascend. ``elsewhere`` are those of the
+    backends that do not run where the variants are made: what is to be measured of such a variant is left
+    to an ``AccuracyRequest`` where it does run, and its ``declared_accuracy`` stands in.
     """
 
     namespace: str
@@ -142,6 +144,7 @@ class BuildRequest:
     precisions: tuple[Precision, ...]
     backends: tuple[BackendName, ...]
     batch_sizes: tuple[int, ...]
+    elsewhere: tuple[BackendName, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,7 +234,7 @@ class ProfileReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccuracyRequest:
-    """One variant that somebody wrote by hand, whose accuracy is asked for.
+    """One variant whose accuracy is asked for by itself: written by hand, or made ``elsewhere``.
 
     ``model`` says what it is measured on; of its architectures, which are that of the variant or none,
     nothing is made but the fp32 original that the variant is compared with.
@@ -340,7 +343,8 @@ def accuracy_request(model: BuildRequest, variant: Variant) -> AccuracyRequest:
     """Return what is asked for the accuracy of ``variant``, where ``model`` is asked for its Model."""
     own = tuple(it for it in model.architectures if it.name == variant.architecture)
     return AccuracyRequest(
-        model=replace(model, architectures=own, precisions=(), backends=()), variant=variant
+        model=replace(model, architectures=own, precisions=(), backends=(), elsewhere=()),
+        variant=variant,
     )
 
 

@@ -10,7 +10,7 @@ from math import prod
 from typing import Final
 
 from isochrone.ids import ModelId, PoolId, VariantId
-from isochrone.units import Bytes, Nanoseconds, PartsPerMillion
+from isochrone.units import ONE_PPM, Bytes, Nanoseconds, PartsPerMillion
 
 
 class Datatype(Enum):
@@ -136,6 +136,25 @@ class Accuracy:
     samples: int
     source: AccuracySource
     agreement_ppm: PartsPerMillion | None = None
+
+
+def declared_accuracy(
+    declared_ppm: PartsPerMillion | None, precision: Precision, metric: AccuracyMetric
+) -> Accuracy:
+    """Return what stands in for an accuracy that nobody has measured, in ``precision``.
+
+    ``declared_ppm`` is of the fp32 original; None, where nothing is declared, is the worst there is. It is
+    trusted (``lower_ppm``) for fp32 alone: nothing is known of what another precision loses.
+    """
+    worst = ONE_PPM if metric is AccuracyMetric.MAE else 0
+    value = worst if declared_ppm is None else declared_ppm
+    return Accuracy(
+        value_ppm=value,
+        lower_ppm=value if precision is Precision.FP32 else worst,
+        metric=metric,
+        samples=0,
+        source=AccuracySource.DECLARED,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ _TORCH: Final = (Precision.FP32, Precision.BF16)
 _PRECISIONS: Final[Mapping[BackendName, tuple[Precision, ...]]] = {
     BackendName.TORCH: _TORCH,
     BackendName.TORCH_AOT: _TORCH,
-    BackendName.CUDA_GRAPH: _TORCH,
+    BackendName.CUDA_GRAPH: (*_TORCH, Precision.FP16),
     BackendName.ONNXRUNTIME: (Precision.FP32, Precision.INT8),
     BackendName.OPENVINO: (Precision.FP32, Precision.BF16, Precision.INT8),
     BackendName.SYNTHETIC: (),
@@ -37,6 +37,7 @@ def require_makeable(backend: BackendName, precision: Precision) -> None:
     if not makes:
         message = f"this builder makes no variants for the backend {backend.value}"
         raise ArtifactError(message)
-    names = " and ".join(it.value for it in makes)
+    *most, last = (it.value for it in makes)
+    names = f"{', '.join(most)} and {last}"
     message = f"the {backend.value} backend runs {names}, not {precision.value}"
     raise ArtifactError(message)

@@ -21,7 +21,7 @@ from isochrone_builder.aot_packages import write_packages
 from isochrone_builder.archive import ImportedProgram
 from isochrone_builder.combinations import require_makeable
 from isochrone_builder.installing import put_variant
-from isochrone_builder.lowering import Lowered, fuse_in_place, simplify, to_bf16
+from isochrone_builder.lowering import Lowered, fuse_in_place, simplify, to_half
 from isochrone_builder.onnx_files import write_onnx
 from isochrone_builder.openvino_files import convert, write_openvino
 from isochrone_builder.request import BuildRequest
@@ -94,10 +94,11 @@ class Generator:
         return write_packages(folder, lowered, self._example, self._request.batch_sizes)
 
     def _in_precision(self, precision: Precision) -> Lowered:
-        """Return the graph as torch computes it in ``precision``: fp32 or bf16."""
+        """Return the graph as torch computes it in ``precision``: fp32, bf16 or fp16."""
         if precision is Precision.FP32:
             return self._lowered
-        return to_bf16(self._lowered, self._example(2))
+        half = torch.float16 if precision is Precision.FP16 else torch.bfloat16
+        return to_half(self._lowered, self._example(2), half)
 
     def _write_onnx(
         self, folder: Path, precision: Precision, calibration: Rows | None

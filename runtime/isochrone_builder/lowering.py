@@ -1,7 +1,7 @@
-"""Rewrites an imported graph into a faster one that computes the same, and into bf16.
+"""Rewrites an imported graph into a faster one that computes the same, and into bf16 or fp16.
 
 Pure: graph and weights in, graph and weights out. Called by ``generate`` once per architecture
-(``simplify``) and once per torch variant (``fuse_in_place``, ``to_bf16``). Each rewrite looks at
+(``simplify``) and once per torch variant (``fuse_in_place``, ``to_half``). Each rewrite looks at
 one pair of neighboring steps whose middle value nobody else reads:
 
 - checks and inactive dropout go, and ``view`` becomes ``reshape``: with filters stored channels
@@ -60,7 +60,7 @@ _HEAVY: Final = (
     "aten.addmm.default",
     "aten.scaled_dot_product_attention.default",
 )
-"""Steps that bf16 pays for: they run in bf16 whatever comes in."""
+"""Steps that half the digits pay for: they run in them whatever comes in."""
 _DELICATE: Final = (
     "aten.softmax.int",
     "aten._softmax.default",
@@ -124,11 +124,12 @@ def fuse_in_place(lowered: Lowered) -> Lowered:
     )
 
 
-def to_bf16(lowered: Lowered, sample: Sequence[Tensor]) -> Lowered:
-    """Return ``lowered`` with its heavy steps in bf16, and fp32 in, out and where sums are long.
+def to_half(lowered: Lowered, sample: Sequence[Tensor], half: torch.dtype) -> Lowered:
+    """Return ``lowered`` with its heavy steps in ``half``, and fp32 in, out and where sums are long.
 
-    Runs the graph once on ``sample`` to see which values are fp32 where. Heavy steps get bf16
-    weights, stored so; the steps between them keep what they are given.
+    ``half`` is bf16, or fp16, which has more digits and ends at 65,504. Runs the graph once on ``sample``
+    to see which values are fp32 where. Heavy steps get weights of it, stored so; the steps between them
+    keep what they are given.
     """
     weights = dict(lowered.weights)
     dtypes: dict[str, torch.dtype] = {name: tensor.dtype for name, tensor in weights.items()}
@@ -145,18 +146,18 @@ def to_bf16(lowered: Lowered, sample: Sequence[Tensor]) -> Lowered:
         if name in weights and weights[name].dtype == torch.float32
     }
     for name in sorted(heavy_weights):
-        weights[name] = weights[name].to(torch.bfloat16)
-        values[name], dtypes[name] = weights[name], torch.bfloat16
+        weights[name] = weights[name].to(half)
+        values[name], dtypes[name] = weights[name], half
     steps: list[Step] = []
     for step in lowered.document.steps:
-        wanted = _wanted_dtype(step)
-        casts, moved = _cast_inputs(step, wanted, dtypes)
+        wanted = _wanted_dtype(step, half)
+        casts, moved = _cast_inputs(step, wanted, half, dtypes)
         for new in (*casts, moved):
             steps.append(new)
             _evaluate(new, values, dtypes)
     outputs = []
     for name in lowered.document.outputs:
-        if dtypes[name] == torch.bfloat16:
+        if dtypes[name] == half:
             steps.append(_cast(name, f"{name}.fp32", torch.float32))
             outputs.append(f"{name}.fp32")
         else:
@@ -165,20 +166,20 @@ def to_bf16(lowered: Lowered, sample: Sequence[Tensor]) -> Lowered:
     return Lowered(document=document, weights=weights)
 
 
-def _wanted_dtype(step: Step) -> torch.dtype | None:
+def _wanted_dtype(step: Step, half: torch.dtype) -> torch.dtype | None:
     if step.function in _HEAVY:
-        return torch.bfloat16
+        return half
     return torch.float32 if step.function in _DELICATE else None
 
 
 def _cast_inputs(
-    step: Step, wanted: torch.dtype | None, dtypes: Mapping[str, torch.dtype]
+    step: Step, wanted: torch.dtype | None, half: torch.dtype, dtypes: Mapping[str, torch.dtype]
 ) -> tuple[list[Step], Step]:
     """Return the casts that bring the inputs of ``step`` to ``wanted``, and the step after them."""
     casts: list[Step] = []
     renamed: dict[str, str] = {}
     if wanted is not None:
-        other = torch.float32 if wanted is torch.bfloat16 else torch.bfloat16
+        other = torch.float32 if wanted is half else half
         for name in dict.fromkeys(names_in(step)):
             if dtypes.get(name) == other:
                 renamed[name] = f"{name}.for.{step.results[0]}"

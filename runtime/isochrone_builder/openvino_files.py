@@ -10,7 +10,6 @@ layer does so in integers, too (see ``openvino_resize``): 0.0055, in six seventh
 import contextlib
 import io
 import logging
-import os
 import warnings
 from pathlib import Path
 from typing import Any, Final
@@ -27,10 +26,6 @@ _PRECISION_OPTIONS: Final = {
     # Layers that stay unquantized are few; casts around them cost more than bf16 saves there.
     Precision.INT8: "f32",
 }
-
-# OpenVINO's converter and NNCF report their use to their makers, except in what they take for CI: nothing
-# that is built here is told to anybody. (Read when they are first imported, below.)
-os.environ.setdefault("CI", "true")
 
 
 def convert(source: object, inputs: tuple[TensorSpec, ...]) -> Any:  # noqa: ANN401 - openvino.Model

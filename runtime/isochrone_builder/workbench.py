@@ -15,9 +15,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from isochrone.build_document import runs_on
 from isochrone.catalog import Accuracy, BackendName, Precision
 from isochrone.dtypes import NUMPY_DTYPES
 from isochrone.errors import ArtifactError, ManifestError
+from isochrone.fleet import Vendor
 from isochrone.ids import qualify
 from isochrone.units import PartsPerMillion
 from isochrone_builder import accuracy
@@ -84,6 +86,11 @@ class Workbench:
             self._samples = open_samples(
                 request.validation_uri, request.inputs, request.validation_sha256
             )
+
+    @property
+    def measures(self) -> bool:
+        """Whether there are rows to run variants on."""
+        return self._samples is not None
 
     @property
     def labeled(self) -> bool:
@@ -202,9 +209,11 @@ def evaluate(store: Path, sha256: str, samples: SampleSet, *, threads: int) -> N
 
     Runs the variant as the executor does, through its backend, in ``threads`` lanes of one core
     each: batches are independent, and lanes that never wait for one another lose little when other
-    programs take part of a core.
+    programs take part of a core. What runs beside the cores has one lane, and one copy in its memory.
     """
     manifest, directory = read_manifest(store, sha256)
+    if not runs_on(manifest.backend, Vendor.CPU):
+        threads = 1
     fitting = [size for size in manifest.batch_sizes if size <= EVALUATION_BATCH_MAX]
     batch = fitting[-1] if fitting else manifest.batch_sizes[0]
     output = manifest.outputs[0]

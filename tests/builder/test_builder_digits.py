@@ -39,6 +39,7 @@ from isochrone_builder.build import build_model
 from isochrone_builder.profile import profile_variants
 from isochrone_builder.request import BuildReport, BuildRequest, ProfileBudget, Progress
 from isochrone_executor.artifacts import read_manifest
+from isochrone_executor.backends import torch_eager
 from isochrone_executor.backends.contract import Subject, check_backend
 from isochrone_executor.backends.registry import open_backend
 
@@ -379,3 +380,31 @@ def test_long_names_are_cut_with_a_digest() -> None:
     other = variant_name("m" * 40, "a" * 40, BackendName.OPENVINO, Precision.BF16)
     assert len(name) == 63
     assert name != other
+
+
+def test_what_does_not_run_where_it_is_made_is_made_and_its_accuracy_left_to_others(
+    digits_request: BuildRequest, tmp_path: Path
+) -> None:
+    request = dataclasses.replace(
+        digits_request,
+        architectures=digits_request.architectures[1:],
+        backends=(BackendName.CUDA_GRAPH,),
+        precisions=(Precision.FP32, Precision.FP16, Precision.INT8),
+        elsewhere=(BackendName.CUDA_GRAPH,),
+    )
+    report = build_model(request, tmp_path, ignore, threads=1)
+    assert [it.name for it in report.failures] == ["digits-wide-cuda-graph-int8"]
+    assert "runs fp32, bf16 and fp16, not int8" in report.failures[0].reason
+    fp16, fp32 = report.variants
+    assert {it.accuracy.source for it in report.variants} == {AccuracySource.DECLARED}
+    assert (fp32.accuracy.lower_ppm, fp16.accuracy.lower_ppm) == (950_000, 0)
+    sizes = []
+    for it in (fp16, fp32):
+        manifest, directory = read_manifest(tmp_path, it.artifact.sha256)
+        assert manifest.backend is BackendName.CUDA_GRAPH
+        sizes.append((directory / torch_eager.WEIGHTS_NAME).stat().st_size)
+    assert sizes[0] < 0.6 * sizes[1]
+    # With nothing to measure it on, there is nothing to leave to others either.
+    unmeasured = dataclasses.replace(request, validation_uri=None)
+    report = build_model(unmeasured, tmp_path, ignore, threads=1)
+    assert [it.precision for it in report.variants] == [Precision.FP32]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from isochrone_builder.archive import read_archive
-from isochrone_builder.lowering import Lowered, fuse_in_place, simplify, to_bf16
+from isochrone_builder.lowering import Lowered, fuse_in_place, simplify, to_half
 from isochrone_executor.backends.torch_graph import GraphProgram
 
 
@@ -48,13 +48,14 @@ def test_activations_overwrite_what_only_they_read(digits: Path, pixels: Tensor)
 
 
 @pytest.mark.parametrize("name", ["convolved", "wide"])
-def test_bf16_computes_convolutions_in_bf16_and_answers_in_fp32(
-    digits: Path, pixels: Tensor, name: str
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 0.05), (torch.float16, 0.005)])
+def test_half_computes_convolutions_in_it_and_answers_in_fp32(
+    digits: Path, pixels: Tensor, name: str, dtype: torch.dtype, tolerance: float
 ) -> None:
     simple = simplify(_read(digits / f"{name}.pt2"))
-    half = to_bf16(simple, [pixels])
-    assert torch.bfloat16 in {tensor.dtype for tensor in half.weights.values()}
+    half = to_half(simple, [pixels], dtype)
+    assert dtype in {tensor.dtype for tensor in half.weights.values()}
     answer = _answer(half, pixels)
     assert answer.dtype == torch.float32
-    assert torch.allclose(_answer(simple, pixels), answer, atol=0.05)
+    assert torch.allclose(_answer(simple, pixels), answer, atol=tolerance)
     assert torch.allclose(answer.sum(dim=1), torch.ones(5), atol=1e-5)

@@ -5,7 +5,7 @@ step, so that a test can stop in between, lose a log, or take an object away.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from itertools import count
 from typing import Any, Final
@@ -63,9 +63,11 @@ from isochrone_operator.snapshot import (
     PodPhase,
     Report,
     Snapshot,
+    Taint,
 )
 
 SETTINGS: Final = settings()
+GPU_TAINT: Final = Taint(key="nvidia.com/gpu", value="present", effect="NoSchedule")
 TENSOR: Final = {"name": "x", "datatype": "UINT8", "shape": [-1, 4]}
 
 
@@ -154,6 +156,13 @@ def node(name: str, **labels: str) -> Node:
     )
 
 
+def gpu_node(name: str, *, mig: str = "") -> Node:
+    """Return a node with one GPU of ``children_samples.GPU``, or one slice of it, as its labels and plugin tell."""
+    resource = f"nvidia.com/mig-{mig}" if mig else "nvidia.com/gpu"
+    plain = node(name, **{"nvidia.com/gpu.product": "NVIDIA-A10G"})
+    return replace(plain, allocatable={resource: 1}, taints=(GPU_TAINT,))
+
+
 def group(pool_name: str, replicas: int) -> Deployment:
     """Return the Deployment of a group that serves on a pool."""
     return Deployment(
@@ -177,7 +186,8 @@ class World:
 
     ``absent``: locations at which there is nothing to fetch;
     ``failing``: names of variants that no builder can make; ``crashing``: those that do not run when
-    they are profiled; ``unlabeled``: those whose accuracy there is nothing to tell by. ``noise`` is that of the node; ``reports`` are the gateways'.
+    they are profiled; ``unlabeled``: those whose accuracy there is nothing to tell by. ``noise`` is that of the node, and ``p50_ns`` what the profiler finds on it; ``reports`` are the gateways'.
+    ``trouble``: what is wrong with the pod of a Job, which was made at ``unplaced_at``.
     """
 
     models: dict[str, Model] = field(default_factory=lambda: {"tags": model()})
@@ -193,10 +203,12 @@ class World:
     crashing: frozenset[str] = frozenset()
     unlabeled: frozenset[str] = frozenset()
     noise: Noise | None = None
+    p50_ns: int = 5 * MILLISECOND
     reports: tuple[Report, ...] = ()
     jobs: dict[str, Job] = field(default_factory=dict)
     manifests: dict[tuple[str, str], Manifest] = field(default_factory=dict)
     trouble: dict[str, str] = field(default_factory=dict)
+    unplaced_at: int = NOW
     events: list[Event] = field(default_factory=list)
     ran: list[str] = field(default_factory=list)
     _uids: "count[int]" = field(default_factory=lambda: count(1))
@@ -213,7 +225,9 @@ class World:
             deployments=self.deployments,
             jobs=tuple(self.jobs[name] for name in sorted(self.jobs)),
             reports=self.reports,
-            pods=tuple(_pod(name, said) for name, said in sorted(self.trouble.items())),
+            pods=tuple(
+                _pod(name, said, self.unplaced_at) for name, said in sorted(self.trouble.items())
+            ),
             children=tuple(
                 Child(
                     ref=ObjectRef(
@@ -439,7 +453,7 @@ class World:
                             BatchProfile(
                                 size=1,
                                 mean_ns=5 * MILLISECOND,
-                                p50_ns=5 * MILLISECOND,
+                                p50_ns=self.p50_ns,
                                 p99_ns=6 * MILLISECOND,
                                 p999_ns=7 * MILLISECOND,
                                 samples=100,
@@ -481,7 +495,7 @@ def labels_of(manifest: Mapping[str, Any]) -> dict[str, str]:
     return dict(manifest["metadata"].get("labels", {}))
 
 
-def _pod(job: str, trouble: str) -> Pod:
+def _pod(job: str, trouble: str, created_at: int) -> Pod:
     return Pod(
         ref=ObjectRef(api_version="v1", kind="Pod", namespace=NAMESPACE, name=f"{job}-x"),
         labels={names.LABEL_COMPONENT: names.COMPONENT_BUILDER, names.LABEL_INSTANCE: job},
@@ -492,5 +506,5 @@ def _pod(job: str, trouble: str) -> Pod:
         deleting=False,
         restarts=0,
         trouble=trouble,
-        created_at=0,
+        created_at=created_at,
     )

@@ -222,7 +222,7 @@ def test_a_lost_report_is_asked_for_again_a_bounded_number_of_times() -> None:
     ("of", "spec", "reason", "says"),
     [
         ({"accuracy": {"metric": "top1"}}, {}, "AccuracyUnknown", "spec.accuracy.validationSet"),
-        ({}, {"backend": "cuda-graph"}, "AccuracyUnknown", "cuda-graph does not run"),
+        ({}, {"backend": "cuda-graph"}, "NoPool", "measured where cuda-graph runs"),
         ({}, {"backend": "synthetic"}, "AccuracyUnknown", "a synthetic variant"),
         (
             {"accuracy": {"metric": "top1", "validationSet": {"uri": "file:/v.npz"}}},

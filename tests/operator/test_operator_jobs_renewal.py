@@ -144,6 +144,25 @@ def test_what_live_requests_contradict_for_long_is_stale_stays_in_use_and_is_mea
         it.status.profiles[0].round for it in world.variants.values() if it.metadata.name != NAME
     ]
     assert set(others) == {0}
+    # Alone it is as quick as ever: that explains nothing, so that it is contradicted as before.
+    assert profile(world).drift == drift
+    pass_time(world, MINUTE, slower)
+    assert world.condition(NAME, "Profiled") == "Unknown/Stale"
+    pass_time(world, MINUTE, 5 * MILLISECOND)
+    assert profile(world).drift is None
+    assert world.condition(NAME, "Profiled") == "True/Profiled"
+
+
+def test_a_measurement_that_finds_other_times_is_held_against_live_requests_anew() -> None:
+    world = World(noise=QUIET)
+    world.settle()
+    world.now += 2 * HOUR
+    world.p50_ns = 8 * MILLISECOND
+    pass_time(world, DRIFT_NS + GRID_NS, 8 * MILLISECOND)
+    assert profile(world).round == 1
+    assert profile(world).batches[0].p50 == "8ms"
+    assert profile(world).drift is None
+    assert world.condition(NAME, "Profiled") == "True/Profiled"
 
 
 def test_a_slow_spell_and_few_executions_and_old_words_contradict_nothing() -> None:

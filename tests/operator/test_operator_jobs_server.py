@@ -55,6 +55,7 @@ async def live(server: ApiServer) -> None:
             "by-hand": handwritten(),
             "measured": handwritten("measured", backend="openvino", precision="int8"),
             "unknown": handwritten("unknown", backend="openvino", precision="int8"),
+            "on-gpus": handwritten("on-gpus", backend="cuda-graph", precision="fp16"),
         },
         pools={"cpu": pool(), "a10g": pool("a10g", accelerator=GPU, karpenter=KARPENTER)},
         services=(service(),),
@@ -70,7 +71,7 @@ async def live(server: ApiServer) -> None:
             *((it, VARIANTS) for it in world.variants.values()),
         ):
             await api.apply(kind, sent(resource, namespace), manager="person", force=True)
-        for _ in range(12):
+        for _ in range(16):
             await put(api, world.look(), namespace, seen)
             for name in sorted(world.jobs):
                 if world.jobs[name].active:
@@ -78,7 +79,9 @@ async def live(server: ApiServer) -> None:
         assert seen >= {"PersistentVolumeClaim", "ConfigMap", "Job", "ModelVariant"}
         assert world.condition("tags", "Ready") == "True/SomeVariantsFailed"
         found = await api.get(MODELS, namespace=namespace, name="tags")
-        assert found["status"]["variants"] == {"total": 7, "ready": 4}  # type: ignore[index]
+        assert found["status"]["variants"] == {"total": 8, "ready": 5}  # type: ignore[index]
+        found = await api.get(VARIANTS, namespace=namespace, name="on-gpus")
+        assert found["status"]["profiles"][0]["pool"] == "a10g"  # type: ignore[index]
         found = await api.get(VARIANTS, namespace=namespace, name="measured")
         assert found["status"]["accuracy"]["source"] == "Measured"  # type: ignore[index]
         found = await api.get(VARIANTS, namespace=namespace, name="unknown")

@@ -184,7 +184,7 @@ class ProfileFailure(Part):
 
 
 class AccuracyRecord(Part):
-    """The latest attempt to find out the accuracy of a variant that was written by hand."""
+    """The latest attempt to find out the accuracy of a variant that no build measures."""
 
     basis: Basis
     """Digest of artifact, validation set, original and image: when they change, it is tried again."""

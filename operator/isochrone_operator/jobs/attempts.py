@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
+from isochrone.units import Instant
 from isochrone_operator.jobs.room import WAITING_FOR_NODE
 from isochrone_operator.jobs.values import Phase, Progress
 from isochrone_operator.snapshot import Job, Pod, PodPhase
@@ -92,18 +93,22 @@ def running(job: str, pods: Sequence[Pod], *, reason: str, doing: str) -> Progre
     ``pods`` are those of ``trouble_of``.
     """
     trouble = trouble_of(job, pods)
-    if _lacks_node(pods):
+    since = unplaced_since(pods)
+    if since is not None:
         message = f"Job {job} waits for a node, for as long as that takes; {trouble}"
-        return Progress(phase=Phase.RUNNING, reason=WAITING_FOR_NODE, message=message)
+        return Progress(
+            phase=Phase.RUNNING, reason=WAITING_FOR_NODE, message=message, unplaced_since=since
+        )
     message = f"Job {job} {doing}{f'; {trouble}' if trouble else ''}"
     return Progress(phase=Phase.RUNNING, reason=reason, message=message)
 
 
-def _lacks_node(pods: Sequence[Pod]) -> bool:
-    """Return whether the newest of a Job's ``pods`` finds no node that has room for it."""
+def unplaced_since(pods: Sequence[Pod]) -> Instant | None:
+    """Return when the newest of a Job's ``pods`` was made, if no node has had room for it yet."""
     newest = _newest(pods)
-    unplaced = newest is not None and newest.phase is PodPhase.PENDING and not newest.node
-    return unplaced and newest is not None and newest.trouble.startswith("Unschedulable")
+    if newest is None or newest.phase is not PodPhase.PENDING or newest.node:
+        return None
+    return newest.created_at if newest.trouble.startswith("Unschedulable") else None
 
 
 def trouble_of(job: str, pods: Sequence[Pod]) -> str:

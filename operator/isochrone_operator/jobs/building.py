@@ -36,6 +36,7 @@ from isochrone_operator.jobs.attempts import (
     AttemptState,
     latest_attempt,
     running,
+    unplaced_since,
 )
 from isochrone_operator.jobs.fetching import Fetched, fetch
 from isochrone_operator.jobs.manifests import (
@@ -45,7 +46,7 @@ from isochrone_operator.jobs.manifests import (
     build_pod,
     job_plan,
 )
-from isochrone_operator.jobs.requests import build_request, expected_variants
+from isochrone_operator.jobs.requests import build_request, expected_variants, is_measured_apart
 from isochrone_operator.jobs.values import Built, Phase, Progress
 from isochrone_operator.reconciliation import Manifest
 from isochrone_operator.settings import Settings
@@ -135,7 +136,7 @@ def build(
     if not expected:
         return _done(wish, (), (), {})
     fetched = fetch(model, request, facts.jobs, facts.pods, settings)
-    current = tuple(it for it in owned if _is_of(it, wish.basis))
+    current = tuple(it for it in owned if _is_of(it, wish))
     record = model.status.build
     complete = record is not None and record.basis == wish.basis and record.made == len(current)
     if complete and not facts.jobs:
@@ -155,16 +156,17 @@ def build(
 
 
 def is_building(model: Model, facts: BuildFacts, settings: Settings) -> bool:
-    """Return whether a Job of ``model``'s present build exists and has not ended."""
+    """Return whether a Job of ``model``'s present build is at work: one that finds no node is not."""
     request, _ = build_request(model)
     if not expected_variants(request):
         return False
     fetched = fetch(model, request, facts.jobs, facts.pods, settings)
     if fetched.progress is not None:
-        return fetched.running
-    names_of_attempts = _plan(model, fetched.request, settings).names
-    state = latest_attempt(names_of_attempts, facts.jobs).state
-    return state in {AttemptState.RUNNING, AttemptState.UNREAD}
+        return fetched.running and fetched.progress.unplaced_since is None
+    plan = _plan(model, fetched.request, settings)
+    attempt = latest_attempt(plan.names, facts.jobs)
+    there = attempt.state in {AttemptState.RUNNING, AttemptState.UNREAD}
+    return there and unplaced_since(facts.pods.get(plan.names[attempt.number], ())) is None
 
 
 def _unfetched(wish: _Wish, progress: Progress, fetched: Fetched, facts: BuildFacts) -> Built:
@@ -249,7 +251,11 @@ def _read(wish: _Wish, plan: JobPlan, attempt: Attempt) -> Built:
     except ManifestError as error:
         return wish.as_is(_failed(plan.names[attempt.number], str(error)), objects)
     existing = {it.metadata.name: it for it in wish.owned}
-    accuracies = {split_qualified(it.id)[1]: it.accuracy for it in report.variants}
+    accuracies = {
+        split_qualified(it.id)[1]: it.accuracy
+        for it in report.variants
+        if not is_measured_apart(it.backend, wish.model)
+    }
     made = [
         _variant(found, wish, existing.get(split_qualified(found.id)[1]))
         for found in report.variants
@@ -269,14 +275,14 @@ def _read(wish: _Wish, plan: JobPlan, attempt: Attempt) -> Built:
 def _is_seen(
     made: ModelVariant, existing: Mapping[str, ModelVariant], accuracies: Mapping[str, Accuracy]
 ) -> bool:
-    """Return whether the cluster holds ``made`` with its accuracy."""
-    there = existing.get(made.metadata.name)
-    return (
-        there is not None
-        and there.metadata.labels.get(names.LABEL_BASIS) == made.metadata.labels[names.LABEL_BASIS]
-        and there.spec == made.spec
-        and there.status.accuracy == accuracy_object(accuracies[made.metadata.name])
-    )
+    """Return whether the cluster holds ``made`` with its accuracy, where the build measured one."""
+    name = made.metadata.name
+    there = existing.get(name)
+    if there is None or there.spec != made.spec:
+        return False
+    known = name not in accuracies or there.status.accuracy == accuracy_object(accuracies[name])
+    basis = made.metadata.labels[names.LABEL_BASIS]
+    return known and there.metadata.labels.get(names.LABEL_BASIS) == basis
 
 
 def _under_way(wish: _Wish, plan: JobPlan, attempt: Attempt, facts: BuildFacts) -> Built:
@@ -324,11 +330,11 @@ def _failed(name: str, reason: str) -> Progress:
     return Progress(phase=Phase.FAILED, reason=BUILD_FAILED, message=message)
 
 
-def _is_of(variant: ModelVariant, basis: str) -> bool:
-    """Return whether ``variant`` is of the build ``basis``, its accuracy written down."""
-    return (
-        variant.metadata.labels.get(names.LABEL_BASIS) == basis
-        and variant.status.accuracy is not None
+def _is_of(variant: ModelVariant, wish: _Wish) -> bool:
+    """Return whether ``variant`` is of the wanted build, and what that measured is written down."""
+    measured = variant.status.accuracy is not None
+    return variant.metadata.labels.get(names.LABEL_BASIS) == wish.basis and (
+        measured or is_measured_apart(variant.spec.backend, wish.model)
     )
 
 

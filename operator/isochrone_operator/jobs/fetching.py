@@ -22,7 +22,7 @@ from isochrone.build_document import (
 from isochrone.errors import ManifestError
 from isochrone.units import parse_bytes
 from isochrone_operator import names
-from isochrone_operator.jobs.attempts import AttemptState, latest_attempt, trouble_of
+from isochrone_operator.jobs.attempts import AttemptState, latest_attempt, running
 from isochrone_operator.jobs.manifests import (
     FETCH_DEADLINE_S,
     JobPlan,
@@ -82,10 +82,9 @@ def fetch(
             progress = _failed(f"Job {name} failed: {said}. {_AGAIN}")
             return Fetched(progress=progress, request=request, objects=objects)
         case _:
-            trouble = trouble_of(name, pods.get(name, ()))
-            message = f"Job {name} fetches {len(sources)} files{f'; {trouble}' if trouble else ''}"
+            doing = f"fetches {len(sources)} files"
             return Fetched(
-                progress=Progress(phase=Phase.RUNNING, reason=FETCHING, message=message),
+                progress=running(name, pods.get(name, ()), reason=FETCHING, doing=doing),
                 request=request,
                 objects=objects,
                 running=attempt.state is not AttemptState.ABSENT,

@@ -16,7 +16,7 @@ from isochrone.build_document import NAME_LENGTH_MAX
 from isochrone.catalog import ImageFamily
 from isochrone_operator import names
 from isochrone_operator.children.groups import image_of
-from isochrone_operator.children.placement import pool_placement, pool_resources
+from isochrone_operator.children.placement import pool_placement, pool_resource, pool_resources
 from isochrone_operator.children.pods import (
     TEMPORARY_DIRECTORY,
     Json,
@@ -175,25 +175,39 @@ def fetch_pod(secrets: Sequence[str], settings: Settings) -> Callable[[str], Jso
 
 
 def build_pod(
-    claims: Sequence[str], settings: Settings, *, command: str = "build"
+    claims: Sequence[str],
+    settings: Settings,
+    *,
+    command: str = "build",
+    pool: AcceleratorPool | None = None,
 ) -> Callable[[str], Json]:
-    """Return what makes the pod of a Job that builds, or does another ``command`` that reads ``claims``."""
+    """Return what makes the pod of a Job that builds, or does another ``command`` that reads ``claims``.
+
+    ``pool``: whose accelerator it needs, where cores do not do; it then runs where executors of the pool do.
+    """
     volumes, mounts = sources_volumes(claims)
+    resource = "" if pool is None else pool_resource(pool)
+    device = {resource: "1"} if resource else {}
 
     def pod(name: str) -> Json:
-        return _pod(
+        made = _pod(
             name,
             arguments=(command, "--sources", names.SOURCES_DIRECTORY),
             image=settings.images.runtime_torch,
             # Converters take what they find: as many cores as are idle.
             resources={
-                "limits": {"memory": settings.builders.memory_limit},
-                "requests": {"cpu": settings.builders.cpu, "memory": settings.builders.memory},
+                "limits": {"memory": settings.builders.memory_limit, **device},
+                "requests": {
+                    "cpu": settings.builders.cpu,
+                    "memory": settings.builders.memory,
+                    **device,
+                },
             },
             settings=settings,
             volumes=volumes,
             mounts=mounts,
         )
+        return made if pool is None else made | _undisturbing(pool)
 
     return pod
 
@@ -205,19 +219,6 @@ def profile_pod(
 
     The scheduler puts one such pod on a node at most: a neighbor that measures would spoil both.
     """
-    placement = pool_placement(pool)
-    affinity = mapping(placement, "affinity")
-    alone = {
-        "labelSelector": {
-            "matchLabels": {
-                names.LABEL_COMPONENT: names.COMPONENT_BUILDER,
-                names.LABEL_STEP: names.STEP_PROFILE,
-            }
-        },
-        "namespaceSelector": {},
-        "topologyKey": "kubernetes.io/hostname",
-    }
-    spread = {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [alone]}}
 
     def pod(name: str) -> Json:
         made = _pod(
@@ -227,9 +228,26 @@ def profile_pod(
             resources=pool_resources(pool, family),
             settings=settings,
         )
-        return made | placement | {"affinity": {**affinity, **spread}}
+        return made | _undisturbing(pool)
 
     return pod
+
+
+def _undisturbing(pool: AcceleratorPool) -> Json:
+    """Return the fields of a pod's spec that bind it to nodes of ``pool`` on which nothing is profiled."""
+    placement = pool_placement(pool)
+    profiles = {
+        "labelSelector": {
+            "matchLabels": {
+                names.LABEL_COMPONENT: names.COMPONENT_BUILDER,
+                names.LABEL_STEP: names.STEP_PROFILE,
+            }
+        },
+        "namespaceSelector": {},
+        "topologyKey": "kubernetes.io/hostname",
+    }
+    apart = {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [profiles]}}
+    return {**placement, "affinity": {**mapping(placement, "affinity"), **apart}}
 
 
 def store_claim(namespace: str, settings: Settings) -> Manifest:

@@ -1,16 +1,14 @@
 """What a ModelVariant's status says of its profiles. Called by ``statuses``. Pure."""
 
 from collections.abc import Mapping, Sequence
-from typing import Final
 
 from isochrone.api.modelvariant import ModelVariant, PoolProfile
 from isochrone.api.modelvariant import ProfileFailure as FailureObject
 from isochrone_operator.jobs.conditions import FALSE, TRUE, UNKNOWN, Wanted, listed
 from isochrone_operator.jobs.profiling import PROFILED
-from isochrone_operator.jobs.renewal import NOISY, STALE, Doubt
+from isochrone_operator.jobs.renewal import NOISY, STALE, Doubt, says_the_same
+from isochrone_operator.jobs.room import NO_POOL
 from isochrone_operator.jobs.values import UNDER_WAY, Phase, Profiled, Progress
-
-NO_POOL: Final = "NoPool"
 
 
 def profiles_of(
@@ -31,8 +29,8 @@ def profiles_of(
         for pool, it in kept.items()
     }
     for pool, found in ((pool, it) for (of, pool), it in profiled.found.items() if of == name):
-        # What live requests say is of the measurement that they were held against.
-        same = pool in kept and kept[pool].measured_at == found.measured_at
+        # What live requests say is of the measurement that they were held against, or one that found the same.
+        same = pool in kept and says_the_same(kept[pool], found)
         kept[pool] = found.model_copy(update={"drift": kept[pool].drift}) if same else found
     return tuple(kept[pool] for pool in sorted(kept))
 

@@ -113,7 +113,7 @@ class _Outcome:
 def profile(target: Target, facts: ProfileFacts, room: Room, settings: Settings) -> Profiled:
     """Return how the profiles of ``target`` stand, and the Jobs that are still to be done."""
     outcome = _Outcome()
-    served = _services_of(target.model, facts.services)
+    served = services_of(target.model, facts.services)
     for resource, pool in _wanted_pools(served, facts.pools, room):
         for family in ImageFamily:
             variants = [
@@ -381,9 +381,8 @@ def _budget(variants: Iterable[ModelVariant]) -> ProfileBudget:
     return SYNTHETIC_BUDGET if declared else BUDGET
 
 
-def _services_of(
-    model: Model, services: Sequence[InferenceService]
-) -> tuple[InferenceService, ...]:
+def services_of(model: Model, services: Sequence[InferenceService]) -> tuple[InferenceService, ...]:
+    """Return those of ``services``, all of one namespace, that ask for ``model``."""
     return tuple(it for it in services if it.spec.model_ref.name == model.metadata.name)
 
 

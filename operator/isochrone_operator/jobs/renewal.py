@@ -85,7 +85,7 @@ def doubt(profile: PoolProfile, drift: ProfileDrift | None, now: Instant) -> Dou
     made_at = 0 if measured is None else measured
     wait_ns = WAIT_NS * 2 ** min(profile.round, DOUBLINGS_MAX)
     since = None if drift is None else instant_of(drift.since)
-    if drift is not None and since is not None and now - since >= DRIFT_NS:
+    if drift is not None and since is not None and drift_lasts(drift, now):
         message = (
             f"on {profile.pool}: live requests take {drift.ratio} times what was measured, since "
             f"{drift.since}"
@@ -101,6 +101,28 @@ def doubt(profile: PoolProfile, drift: ProfileDrift | None, now: Instant) -> Dou
         )
         return Doubt(reason=NOISY, message=message, due_at=_on_grid(made_at + wait_ns))
     return None
+
+
+def says_the_same(known: PoolProfile, found: PoolProfile) -> bool:
+    """Return whether ``found`` is ``known``, or a new measurement of the same that found what it had.
+
+    Live requests then still contradict it as they did: what makes them slower is not there when it is measured.
+    """
+    if known.measured_at == found.measured_at:
+        return True
+    medians = {it.size: parse_duration(it.p50) for it in known.batches}
+    ratios = [
+        parse_duration(it.p50) / medians[it.size] for it in found.batches if medians.get(it.size)
+    ]
+    low, high = AGREES
+    same = known.basis == found.basis and len(ratios) == len(found.batches) > 0
+    return same and low <= sum(ratios) / len(ratios) <= high
+
+
+def drift_lasts(drift: ProfileDrift, now: Instant) -> bool:
+    """Return whether ``drift`` has lasted long enough to doubt the profile."""
+    since = instant_of(drift.since)
+    return since is not None and now - since >= DRIFT_NS
 
 
 def drift_until(drift: ProfileDrift | None) -> Instant | None:

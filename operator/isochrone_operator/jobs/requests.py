@@ -49,6 +49,7 @@ def build_request(model: Model) -> tuple[BuildRequest, tuple[Failure, ...]]:
         precisions=model.spec.variants.precisions,
         backends=backends,
         batch_sizes=tuple(sorted(model.spec.variants.batch_sizes)),
+        elsewhere=tuple(it for it in backends if not runs_on(it, Vendor.CPU)),
     )
     unreadable = "" if validation is None else _location_problem(validation.uri)
     problems = {it.name: unreadable or _location_problem(it.uri) for it in request.architectures}
@@ -79,14 +80,17 @@ def declared_variant(variant: ModelVariant, model: Model) -> Variant:
     )
 
 
+def is_measured_apart(backend: BackendName, model: Model) -> bool:
+    """Return whether the accuracy of ``model``'s generated variants for ``backend`` is left to Jobs of their own.
+
+    Builds run on CPUs, and such variants do not.
+    """
+    return model.spec.accuracy.validation_set is not None and not runs_on(backend, Vendor.CPU)
+
+
 def measuring_obstacle(request: AccuracyRequest) -> str:
     """Return why no Job can answer ``request``, as ``REASON: sentence``; empty where one can."""
-    obstacle, backend = accuracy_obstacle(request), request.variant.backend
-    if not obstacle and not runs_on(backend, Vendor.CPU):
-        obstacle = (
-            f"accuracy is measured on CPUs, where {backend.value} does not run: use it in fp32, of which "
-            "the Model may declare the accuracy"
-        )
+    obstacle = accuracy_obstacle(request)
     if obstacle:
         return f"{ACCURACY_UNKNOWN}: {obstacle}"
     return _location_problem(request.model.validation_uri or "")

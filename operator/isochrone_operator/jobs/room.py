@@ -1,6 +1,7 @@
 """Whether a pool has an accelerator to spare for measuring, so that no running service loses one.
 
-Called by ``profiling``. One look's own choices count too: ``take`` notes each Job that is started.
+Called by ``profiling`` and ``judging``. One look's own choices count too: ``take`` notes each Job that is
+started.
 """
 
 from collections.abc import Mapping
@@ -15,6 +16,8 @@ from isochrone_operator.snapshot import Job, PodPhase, Snapshot
 WAITING_FOR_NODE: Final = "WaitingForNode"
 WAITING_FOR_ACCELERATOR: Final = "WaitingForAccelerator"
 WAITING_FOR_TURN: Final = "WaitingForTurn"
+NO_POOL: Final = "NoPool"
+"""Not a wait: nothing happens before somebody adds a pool."""
 
 
 class Room:
@@ -33,10 +36,9 @@ class Room:
         self._held = _held(snapshot)
         self._measuring: dict[str, list[str]] = {}
         for job in snapshot.jobs:
-            if job.labels.get(names.LABEL_STEP) == names.STEP_PROFILE and _may_run(job):
-                self._note(
-                    job.labels.get(names.LABEL_POOL, ""), _key(job.ref.namespace, job.ref.name)
-                )
+            pool = job.labels.get(names.LABEL_POOL, "")
+            if pool and _may_run(job):
+                self._note(pool, _key(job.ref.namespace, job.ref.name))
 
     def has_nodes(self, pool: str) -> bool:
         """Return whether pods of ``pool`` could run somewhere now."""

@@ -25,6 +25,7 @@ from isochrone_operator.children.pods import reference_to
 from isochrone_operator.jobs.building import (
     BUILD_FAILED,
     BUILDING,
+    owner_model,
 )
 from isochrone_operator.jobs.conditions import (
     FALSE,
@@ -48,17 +49,20 @@ from isochrone_operator.jobs.profile_statuses import (
 from isochrone_operator.jobs.profiling import PROFILE_JOB_FAILED, PROFILED
 from isochrone_operator.jobs.renewal import NOISY, STALE
 from isochrone_operator.jobs.requests import INVALID_LOCATION, UNSUPPORTED_SCHEME
+from isochrone_operator.jobs.room import NO_POOL
 from isochrone_operator.jobs.values import UNDER_WAY, Built, Judged, Phase, Profiled, Progress
 from isochrone_operator.reconciliation import Event, EventType, StatusWrite
 
 WAIT_MAX_NS: Final[Nanoseconds] = HOUR
-"""How long a variant may wait for its first profile before its Model counts as stalled."""
+"""How long a variant may wait for its first profile or accuracy, or a Job for a node, before its Model
+counts as stalled."""
 FAILED_MAX: Final = 64
 """Failed variants that a Model's status names; the schema's bound."""
 READY: Final = "Ready"
 ARTIFACT_READY: Final = "ArtifactReady"
 MODEL_MISSING: Final = "ModelMissing"
 NO_USABLE_VARIANT: Final = "NoUsableVariant"
+_LACKED: Final = {PROFILED: "a profile", ACCURACY_VERIFIED: "an accuracy"}
 _MODEL_EVENTS: Final[Mapping[str, Mapping[str, EventType]]] = {
     READY: {
         "VariantsReady": EventType.NORMAL,
@@ -85,8 +89,11 @@ _VARIANT_EVENTS: Final[Mapping[str, Mapping[str, EventType]]] = {
         "ProfileFailed": EventType.WARNING,
         PROFILE_JOB_FAILED: EventType.WARNING,
         "SomePoolsFailed": EventType.WARNING,
+        NO_POOL: EventType.WARNING,
     },
-    ACCURACY_VERIFIED: dict.fromkeys((ACCURACY_UNKNOWN, ACCURACY_JOB_FAILED), EventType.WARNING),
+    ACCURACY_VERIFIED: dict.fromkeys(
+        (ACCURACY_UNKNOWN, ACCURACY_JOB_FAILED, NO_POOL), EventType.WARNING
+    ),
     ARTIFACT_READY: dict.fromkeys((ARTIFACT_MISSING, ARTIFACT_MISMATCH), EventType.WARNING),
 }
 
@@ -111,7 +118,7 @@ def variant_status(
     """Return the status that ``variant`` should have; ``pools`` are those that exist.
 
     ``accuracy`` is what a build's report said in this pass, or None where none did; ``judged`` is of a
-    variant that somebody wrote by hand, which no build speaks of.
+    variant whose accuracy no build measures.
     """
     name = variant.metadata.name
     old = variant.status
@@ -125,7 +132,7 @@ def variant_status(
     else:
         held = old.accuracy if accuracy is None else accuracy_object(accuracy)
     conditions = [
-        _artifact(progress, profiles, failures, judged),
+        _artifact(variant, progress, profiles, failures, judged),
         _verified(variant.spec.precision, held, None if judged is None else judged.progress),
         profiled_condition(progress, profiles, doubts_of(name, profiled, profiles)),
     ]
@@ -187,8 +194,8 @@ def model_status(
 ) -> tuple[ModelStatus, Instant | None]:
     """Return the status that ``model`` should have, and when a wait of its will have been too long.
 
-    ``variants`` are all of its, with their new statuses; ``judged``, by name, are those of them that
-    somebody wrote by hand.
+    ``variants`` are all of its, with their new statuses; ``judged``, by name, are those of them whose
+    accuracy no build measures.
     """
     usable = [it for it in variants if _holds(it, READY)]
     under_way = [
@@ -202,7 +209,9 @@ def model_status(
     waiting = [it for it in variants if not _holds(it, READY)]
     profiling = [it for it in waiting if _is_under_way(it.metadata.name, profiled)]
     unresolved = [it for it in waiting if it in profiling or _is_judged_now(it, judged)]
-    too_long, wake_at = _waits(profiling, now)
+    unmeasured = [it for it in waiting if _waits_to_be_judged(it, judged)]
+    jobs = [built.progress, *(it.progress for it in judged.values())]
+    too_long, wake_at = _waits({PROFILED: profiling, ACCURACY_VERIFIED: unmeasured}, jobs, now)
     ready = _model_ready(built, variants, usable, unresolved)
     conditions = [ready]
     if built.progress.phase in UNDER_WAY or under_way:
@@ -223,7 +232,7 @@ def model_status(
         )
     status = ModelStatus(
         observed_generation=model.metadata.generation,
-        variants=VariantCounts(total=built.total + len(judged), ready=len(usable)),
+        variants=VariantCounts(total=built.total + _extra(built, variants), ready=len(usable)),
         build=record,
         conditions=following(
             model.status.conditions, conditions, generation=model.metadata.generation, now=now
@@ -249,6 +258,7 @@ def _writes(
 
 
 def _artifact(
+    variant: ModelVariant,
     progress: Mapping[str, Progress],
     profiles: Sequence[PoolProfile],
     failures: Sequence[FailureObject],
@@ -260,7 +270,7 @@ def _artifact(
     wrong = [it for it in said if it[0] in {ARTIFACT_MISSING, ARTIFACT_MISMATCH}]
     if wrong:
         return _wanted(ARTIFACT_READY, FALSE, *wrong[0])
-    if judged is None:
+    if owner_model(variant):
         return _wanted(ARTIFACT_READY, TRUE, "Built", "the builder made it")
     if profiles:
         return _wanted(ARTIFACT_READY, TRUE, "Found", "the profiler loaded it by its digest")
@@ -300,11 +310,16 @@ def _verified(
 
 def _variant_ready(conditions: Sequence[Wanted]) -> Wanted:
     """Return whether the variant can be planned with: there, measured somewhere, no guess."""
-    for it in conditions:
-        # Declared, or in doubt and being measured again: there is nothing better to plan with.
-        usable = it.status is UNKNOWN and it.type in {ACCURACY_VERIFIED, PROFILED}
-        if it.status is not TRUE and not usable:
-            return _wanted(READY, FALSE, it.reason, it.message)
+    # Declared, or in doubt and being measured again: there is nothing better to plan with.
+    enough = {ACCURACY_VERIFIED, PROFILED}
+    missing = [
+        it
+        for it in conditions
+        if it.status is FALSE or (it.status is UNKNOWN and it.type not in enough)
+    ]
+    if missing:  # what is known to be wrong says more than what nobody has looked at
+        first = next((it for it in missing if it.status is FALSE), missing[0])
+        return _wanted(READY, FALSE, first.reason, first.message)
     return _wanted(READY, TRUE, "Usable", "it can be planned with")
 
 
@@ -354,22 +369,35 @@ def _stalled(
     return _wanted("Stalled", TRUE, NO_USABLE_VARIANT, ready.message)
 
 
-def _waits(variants: Sequence[ModelVariant], now: Instant) -> tuple[str, Instant | None]:
-    """Return what has waited too long for its first profile, and when the next one will have."""
-    overdue: list[str] = []
-    wake_at: Instant | None = None
-    for variant in variants:
-        condition = condition_of(variant.status.conditions, PROFILED)
-        since = None if condition is None else instant_of(condition.last_transition_time)
-        if condition is None or since is None:
-            continue
-        if now - since >= WAIT_MAX_NS:
-            overdue.append(f"{variant.metadata.name}: {condition.message}")
-        elif wake_at is None or since + WAIT_MAX_NS < wake_at:
-            wake_at = since + WAIT_MAX_NS
-    if not overdue:
-        return "", wake_at
-    return f"for over an hour without a profile: {listed(overdue)}", wake_at
+def _waits(
+    variants: Mapping[str, Sequence[ModelVariant]], jobs: Sequence[Progress], now: Instant
+) -> tuple[str, Instant | None]:
+    """Return what has waited too long, and when the next wait will have been too long.
+
+    That is variants for the condition by whose name they stand, and ``jobs`` for a node that has room.
+    """
+    waits: list[tuple[Instant, str]] = []
+    for kind, those in variants.items():
+        for variant in those:
+            condition = condition_of(variant.status.conditions, kind)
+            since = None if condition is None else instant_of(condition.last_transition_time)
+            if condition is not None and since is not None:
+                said = f"{variant.metadata.name} without {_LACKED[kind]}: {condition.message}"
+                waits.append((since, said))
+    waits += [
+        (it.unplaced_since, f"without a node: {it.message}")
+        for it in jobs
+        if it.unplaced_since is not None
+    ]
+    overdue = [said for since, said in waits if now - since >= WAIT_MAX_NS]
+    ahead = [since + WAIT_MAX_NS for since, _ in waits if now - since < WAIT_MAX_NS]
+    too_long = f"for over an hour {listed(list(dict.fromkeys(overdue)))}" if overdue else ""
+    return too_long, min(ahead, default=None)
+
+
+def _waits_to_be_judged(variant: ModelVariant, judged: Mapping[str, Judged]) -> bool:
+    found = judged.get(variant.metadata.name)
+    return found is not None and found.progress.phase is Phase.WAITING
 
 
 def _is_under_way(name: str, profiled: Sequence[Profiled]) -> bool:

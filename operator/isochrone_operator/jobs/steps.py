@@ -16,13 +16,14 @@ from isochrone.units import Instant
 from isochrone_operator import names
 from isochrone_operator.children.builders import builder_children
 from isochrone_operator.children.pods import reference_to
-from isochrone_operator.jobs.attempts import is_under_way
+from isochrone_operator.jobs.attempts import is_under_way, unplaced_since
 from isochrone_operator.jobs.building import BuildFacts, build, is_building, owner_model
 from isochrone_operator.jobs.competition import with_competition
-from isochrone_operator.jobs.judging import judge
+from isochrone_operator.jobs.judging import Places, judge
 from isochrone_operator.jobs.manifests import store_claim
-from isochrone_operator.jobs.profiling import ProfileFacts, Target, profile
+from isochrone_operator.jobs.profiling import ProfileFacts, Target, profile, services_of
 from isochrone_operator.jobs.renewal import evidence
+from isochrone_operator.jobs.requests import is_measured_apart
 from isochrone_operator.jobs.room import Room
 from isochrone_operator.jobs.statuses import (
     Written,
@@ -124,12 +125,18 @@ def _namespace_steps(
             if not owner_model(it) and it.spec.model_ref.name == model.metadata.name
         ]
         built = build(model, owned, replace(space.builds, busy=frozenset(busy)), settings)
-        if built.progress.phase is Phase.RUNNING:
+        if built.progress.phase is Phase.RUNNING and built.progress.unplaced_since is None:
             busy.add(model.metadata.name)
+        apart = [it for it in built.variants if is_measured_apart(it.spec.backend, model)]
+        places = Places(
+            pools=space.profiles.pools,
+            room=room,
+            may_grow=bool(services_of(model, space.profiles.services)),
+        )
         judged: dict[str, Judged] = {}
-        for variant in by_hand:
+        for variant in (*by_hand, *apart):
             facts = replace(space.builds, busy=frozenset(busy))
-            found = judge(variant, model, facts, settings)
+            found = judge(variant, model, facts, places, settings)
             judged[variant.metadata.name] = found
             busy |= {found.turn} - {""}
         _model_steps(model, built, owned, by_hand, judged, space, steps)
@@ -164,6 +171,10 @@ def _model_steps(
     desired = list(built.desired)
     for found in judged.values():  # what is fetched for the build is fetched for them, too
         desired += [it for it in found.desired if it not in desired]
+        if found.pool and found.progress.phase is Phase.RUNNING:
+            steps.measuring[found.pool] += 1
+        elif found.pool:
+            steps.waiting.add(found.pool)
     steps.desired += desired
     targets = [Target(owner=model, model=model, variants=built.variants)]
     targets += [Target(owner=it, model=model, variants=(it,)) for it in by_hand]
@@ -218,7 +229,9 @@ def _build_facts(
     busy |= {
         name
         for name, job in facts.jobs.items()
-        if job.labels.get(names.LABEL_STEP) == names.STEP_ACCURACY and is_under_way(job)
+        if job.labels.get(names.LABEL_STEP) == names.STEP_ACCURACY
+        and is_under_way(job)
+        and unplaced_since(facts.pods.get(name, ())) is None
     }
     return replace(facts, busy=frozenset(busy))
 

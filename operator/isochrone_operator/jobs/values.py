@@ -53,11 +53,15 @@ UNDER_WAY: Final = frozenset({Phase.RUNNING, Phase.WAITING})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """A phase, a CamelCase reason, and a sentence for a person."""
+    """A phase, a CamelCase reason, and a sentence for a person.
+
+    ``unplaced_since``: when the pod was made that no node has had room for yet.
+    """
 
     phase: Phase
     reason: str
     message: str
+    unplaced_since: Instant | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,10 +85,11 @@ class Built:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judged:
-    """What has become of the accuracy of one ModelVariant that somebody wrote by hand.
+    """What has become of the accuracy of one ModelVariant that no build measures.
 
     ``accuracy`` is what holds of it, known before or new, ``record`` how it was looked for. ``turn``: the
-    build or Job that is under way for it, of which a namespace has one at a time.
+    build or Job that is under way for it, of which a namespace has one at a time. ``pool``: whose
+    accelerator its Job needs; empty where cores do.
     """
 
     progress: Progress
@@ -92,6 +97,7 @@ class Judged:
     record: AccuracyRecord | None
     desired: tuple[Manifest, ...] = ()
     turn: str = ""
+    pool: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

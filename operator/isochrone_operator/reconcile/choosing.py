@@ -1,4 +1,4 @@
-"""The one plan that would be best now: asked of the planner, with what traffic has taught.
+"""The one plan that would be best now: asked of the planner, with what traffic and live requests have taught.
 
 A cell whose routes changed a moment ago is *unsettled*: a cheaper plan may move the others at once,
 and this one when its dwell is over. Called by ``cycle``.
@@ -7,9 +7,10 @@ and this one when its dwell is over. Called by ``cycle``.
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache
+from typing import Final
 
 from isochrone.api.convert import plan_of
-from isochrone.ids import Namespace, PoolId, ServiceId, split_qualified
+from isochrone.ids import ModelId, Namespace, PoolId, ServiceId, split_qualified
 from isochrone.plan import Plan, PlanReason
 from isochrone.planning import Problem, plan
 from isochrone.planning.changing import change_uph
@@ -20,7 +21,11 @@ from isochrone_operator.reconcile import publish
 from isochrone_operator.reconcile.intake import Intake, problem_of
 from isochrone_operator.reconcile.memory import Learned, Memory
 from isochrone_operator.reconcile.rates import NOTHING_LEARNED, with_learned
+from isochrone_operator.reconcile.slowness import sparing
 from isochrone_operator.reconcile.values import Planned
+
+_SPARING_MAX: Final = 2
+"""How often it is tried to plan with what live requests took, before nobody is."""
 
 
 def choose(
@@ -34,9 +39,10 @@ def choose(
     }
     settled_at = {it: memories[it].changed_at + dwell_ns for it in current if it in memories}
     unsettled = frozenset(it for it, at in settled_at.items() if now < at)
-    problem = problem_of(intake, publish.running(current))
+    problem, made = _as_slow_as_seen(
+        problem_of(intake, publish.running(current)), intake, unsettled
+    )
     learned = dict(intake.learned)
-    made = best_plan(problem, unsettled)
     short: frozenset[ServiceId] = frozenset()
     for known in (_remembered(memories), _nothing):
         grown = _unserved_by_traffic(made, problem, intake)
@@ -55,6 +61,33 @@ def choose(
         short=short,
         wake_at=min((settled_at[it] for it in unsettled), default=None),
     )
+
+
+def _as_slow_as_seen(
+    problem: Problem, intake: Intake, unsettled: frozenset[Namespace]
+) -> tuple[Problem, Plan]:
+    """Return ``problem`` with profiles as slow as live requests are, and its plan.
+
+    What was seen must never cost a service its plan: for the models of those that would lose theirs, and
+    where that is not enough for all, the profiles count as they were measured.
+    """
+    measured = best_plan(problem, unsettled)
+    if intake.slowed is intake.catalog:
+        return problem, measured
+    models = {it.id: it.model for it in problem.demand.services}
+    spared: set[ModelId] = set()
+    for _ in range(_SPARING_MAX):
+        slower = replace(problem, catalog=sparing(intake.slowed, intake.catalog, spared))
+        made = best_plan(slower, unsettled)
+        lost = _served(measured) - _served(made)
+        if not lost:
+            return slower, made
+        spared |= {models[it] for it in lost}
+    return problem, measured
+
+
+def _served(made: Plan) -> frozenset[ServiceId]:
+    return frozenset(it.service for it in made.explanations if it.reason is PlanReason.FEASIBLE)
 
 
 def best_plan(problem: Problem, unsettled: frozenset[Namespace]) -> Plan:
@@ -77,7 +110,7 @@ def best_plan(problem: Problem, unsettled: frozenset[Namespace]) -> Plan:
     return mixed if cheaper and not violations(problem, mixed) else calm
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=16)
 def _plan(problem: Problem, *, may_improve: bool) -> Plan:
     """Return the planner's answer; the same question again costs nothing."""
     return plan(problem, may_improve=may_improve)

@@ -30,6 +30,7 @@ from isochrone_operator.reconcile.memory import Learned, Memory, Rest
 from isochrone_operator.reconcile.rates import NOTHING_LEARNED, sized, with_learned
 from isochrone_operator.reconcile.rest import rested, sleeps_at
 from isochrone_operator.reconcile.sizes import with_mix
+from isochrone_operator.reconcile.slowness import as_slow_as_seen
 from isochrone_operator.settings import Settings
 from isochrone_operator.snapshot import Snapshot
 
@@ -51,7 +52,8 @@ class Intake:
     """What one look may work with.
 
     ``frozen``: cells that must stay as they are, each with why. ``prices`` holds every pool as declared, ``fleet`` those that may be planned with. ``catalog`` is
-    planned with; ``everything`` holds all variants that still exist, for plans in force. ``own`` is
+    planned with, and ``slowed`` in its place where live requests take longer (the same where none do);
+    ``everything`` holds all variants that still exist, for plans in force. ``own`` is
     each service's declared or assumed load, ``learned`` what its traffic has taught. ``resting``: how
     services stand that may have no workers without traffic.
     """
@@ -64,6 +66,7 @@ class Intake:
     fleet: Fleet
     prices: Fleet
     catalog: Catalog
+    slowed: Catalog
     everything: Catalog
     variants: Mapping[str, ModelVariant]
     demand: Demand
@@ -112,7 +115,7 @@ def take_in(
         cell = facts.get(value.namespace)
         taught = memory.learned.get(resource.metadata.name, NOTHING_LEARNED)
         seen = None if cell is None else cell.observed(value.id)
-        size = sized(value.load, taught, seen, now)
+        size = sized(value.load, taught, seen, now, settings.shrink_after_ns)
         learned[value.id] = with_mix(
             size.learned,
             taught,
@@ -139,6 +142,7 @@ def take_in(
     existing = {it.identity for it in snapshot.models}
     of_models = [it for it in there.values() if _model_of(it) in existing]
     usable = [it for it in variants if _model_of(it) in known and _is_ready(it)]
+    catalog = catalog_value(models, usable)
     return Intake(
         plans=plans,
         frozen=frozen,
@@ -147,7 +151,8 @@ def take_in(
         pools=pools,
         fleet=fleet_of(pools, snapshot, taken=_kept(plans, frozen, facts)),
         prices=every_pool(snapshot),
-        catalog=catalog_value(models, usable),
+        catalog=catalog,
+        slowed=as_slow_as_seen(catalog, usable, now),
         everything=catalog_value(snapshot.models, of_models),
         variants=there,
         demand=Demand(

@@ -17,16 +17,14 @@ from isochrone.api.modelvariant import (
 from isochrone.api.resource import Metadata
 from isochrone.catalog import (
     Accuracy,
-    AccuracyMetric,
-    AccuracySource,
     Artifact,
     BatchProfile,
     Catalog,
     Noise,
-    Precision,
     Profile,
     TensorSpec,
     Variant,
+    declared_accuracy,
 )
 from isochrone.catalog import Model as Signature
 from isochrone.errors import ManifestError
@@ -75,8 +73,7 @@ def variant(resource: ModelVariant, of_model: Model) -> Variant:
     """Return the variant that ``resource`` describes, with what its status says was measured.
 
     Without a measured accuracy, the one that ``of_model`` declares of the architecture stands in,
-    with the source Declared, and the worst there is where it declares none. It is trusted (``lower_ppm``)
-    for fp32 alone: nothing is known of what another precision loses.
+    by ``declared_accuracy``.
     """
     spec = resource.spec
     measured = resource.status.accuracy
@@ -96,23 +93,15 @@ def variant(resource: ModelVariant, of_model: Model) -> Variant:
 
 
 def _declared(resource: ModelVariant, of_model: Model) -> Accuracy:
-    metric = of_model.spec.accuracy.metric
-    worst = ONE_PPM if metric is AccuracyMetric.MAE else 0
     declared = next(
         (
             parse_ratio(it.accuracy)
             for it in of_model.spec.architectures
             if it.name == resource.spec.architecture and it.accuracy is not None
         ),
-        worst,
+        None,
     )
-    return Accuracy(
-        value_ppm=declared,
-        lower_ppm=declared if resource.spec.precision is Precision.FP32 else worst,
-        metric=metric,
-        samples=0,
-        source=AccuracySource.DECLARED,
-    )
+    return declared_accuracy(declared, resource.spec.precision, of_model.spec.accuracy.metric)
 
 
 def accuracy(given: MeasuredAccuracy) -> Accuracy:
