@@ -146,7 +146,7 @@ BENCHES := bench-overhead bench-decisions bench-clockwork bench-noise bench-acti
   bench-live bench-generator bench-planner bench-plans
 
 .PHONY: bench
-bench: $(BENCHES) ## Every benchmark; JSON to bench/results
+bench: $(BENCHES) ## Every benchmark but bench-operator (a cluster of its own); JSON to bench/results
 
 .PHONY: bench-decisions
 bench-decisions: compiled ## Requests that one process can decide on per second
@@ -220,19 +220,26 @@ CLUSTER = PYTHONPATH=e2e/cluster $(BIN)/python -m isochrone_cluster
 cluster: setup ## A Kubernetes cluster on this machine; kubeconfig in build/cluster (needs root, Go, Debian)
 	@$(CLUSTER) up
 
+.PHONY: cluster-test
+cluster-test: setup ## The tests of that cluster itself: its beginning and end, nodes that break, images
+	$(BIN)/pytest e2e/cluster
+
 .PHONY: cluster-down
 cluster-down: setup ## Stop it, and remove what it or a crash left
 	@$(CLUSTER) down
 
 # On a machine that cannot run the cluster, pytest says why it skips. KUBECONFIG counts only when
-# given on the command line, lest the tests run on a cluster that somebody uses.
+# given on the command line, lest the tests run on a cluster that somebody uses. There, IMAGES is where its
+# nodes find what `make images` made, tagged TAG; STORAGE_CLASS has volumes that pods may share.
 .PHONY: e2e
 e2e: setup ## The end-to-end tests, on the local cluster or on that of KUBECONFIG=…
 ifeq ($(origin KUBECONFIG),command line)
-	ISOCHRONE_E2E_KUBECONFIG=$(abspath $(KUBECONFIG)) $(BIN)/pytest e2e
+	ISOCHRONE_E2E_KUBECONFIG=$(abspath $(KUBECONFIG)) ISOCHRONE_E2E_IMAGES=$(IMAGES) \
+	  ISOCHRONE_E2E_TAG=$(TAG) ISOCHRONE_E2E_STORAGE_CLASS=$(STORAGE_CLASS) \
+	  $(BIN)/pytest e2e --ignore=e2e/cluster
 else
 	@$(CLUSTER) install || echo "the local cluster cannot run here (see above)" >&2
-	$(BIN)/pytest e2e
+	$(BIN)/pytest e2e --ignore=e2e/cluster
 endif
 
 .PHONY: lock
@@ -243,5 +250,5 @@ lock: setup ## Renew constraints.txt (names and versions only)
 	@sort --output constraints.txt constraints.txt
 
 .PHONY: clean
-clean: ## Remove everything that was made here (the artifact store stays: isochrone store --path)
+clean: ## Remove everything that was made here (the artifact store stays: isochrone store says where)
 	rm -rf build dist .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -28,7 +28,7 @@ sys.path[:0] = [
 from isochrone_cluster.cluster import Cluster  # noqa: E402 - found by the line above
 from isochrone_cluster.failures import wait_until  # noqa: E402
 from isochrone_e2e.crowd import gather  # noqa: E402
-from isochrone_e2e.images import build_images  # noqa: E402
+from isochrone_e2e.grounds import LocalGround  # noqa: E402
 from isochrone_e2e.install import SYSTEM, Product  # noqa: E402
 from isochrone_e2e.manifests import service_manifest  # noqa: E402
 from isochrone_e2e.operator_figures import operator_figures  # noqa: E402
@@ -218,8 +218,8 @@ def main() -> None:
     load_before = os.getloadavg()[2]
     try:
         with tempfile.TemporaryDirectory() as scratch:
-            tags = build_images(cluster, torch=False)
-            product = Product(cluster=cluster, torch=False, tags=tags, scratch=Path(scratch))
+            ground = LocalGround.built(cluster, torch=False)
+            product = Product(ground=ground, torch=False, scratch=Path(scratch))
             product.install()
             figures = measure(product, options)
             machine = {"cores": os.cpu_count(), "load_before": load_before}

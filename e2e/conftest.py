@@ -109,7 +109,6 @@ ORDER: Final = (
     # These start clusters of their own.
     "test_cluster_lifecycle.py",
     "test_cluster.py",
-    "test_cluster_parts.py",
     "test_validation.py",
     # These need the nodes' whole CPUs, of which the service that the next ones share would take some.
     "test_photo_tags.py",
@@ -117,6 +116,8 @@ ORDER: Final = (
     "test_written.py",
     "test_pools.py",
     "test_serving.py",
+    "test_traffic.py",
+    "test_network.py",
     "test_kubectl.py",
     "test_crashes.py",
     "test_scale.py",

@@ -16,12 +16,14 @@ from isochrone_e2e.install import Product
 from isochrone_e2e.load import Load, Tally
 from isochrone_e2e.waiting import Objects
 
-pytestmark = pytest.mark.extended
+pytestmark = [pytest.mark.extended, pytest.mark.usefixtures("cluster")]
 
 SERVICE: Final = STEADY
 NAMESPACE: Final = STEADY
 RATE: Final = 10.0
 OPERATOR_TAKEOVER_S: Final = 20.0
+AFTER_S: Final = 5.0
+"""So long the load goes on when all is well again: at its rate, 50 requests."""
 HELD_MAX: Final = 8
 """Requests that one executor has: a batch of four that runs, and one that is to follow."""
 
@@ -37,7 +39,7 @@ def check(tally: Tally, *, lost_max: int) -> None:
     assert tally.answered > tally.sent * 0.5, tally
 
 
-def go_on(seconds: float) -> None:
+def go_on(seconds: float = AFTER_S) -> None:
     """Let the load go on for so long: what is counted is how it ends, not how fast."""
     until = time.monotonic() + seconds
     wait_until("the load went on", lambda: time.monotonic() > until, timeout_s=seconds + 10)
@@ -75,7 +77,7 @@ def test_a_killed_operator_is_replaced_and_nobody_notices(
         # The new generation is spoken of: another operator acts, not just leads.
         steady.wait("inferenceservice", SERVICE, "PlanAccepted", timeout_s=60)
         took_s = time.monotonic() - killed
-        go_on(5)
+        go_on()
         tally = running.tally()
 
     check(tally, lost_max=0)
@@ -94,7 +96,7 @@ def test_a_killed_gateway_is_followed_by_its_standby(product: Product, steady: O
             timeout_s=30,
         )
         product.wait_answers(steady, SERVICE)
-        go_on(10)
+        go_on(2 * AFTER_S)  # half of all is to be answered, and some seconds were lost
         tally = running.tally()
 
     check(tally, lost_max=int(RATE * 15))
@@ -111,7 +113,7 @@ def test_a_killed_executor_costs_at_most_what_it_held(product: Product, steady: 
             timeout_s=60,
         )
         steady.wait("inferenceservice", SERVICE, "ModelsLoaded", timeout_s=120)
-        go_on(20)
+        go_on()
         tally = running.tally()
 
     # What the lost executor held is done again elsewhere; where it is the only one, it fails, and is told so.
@@ -134,7 +136,7 @@ def test_the_data_plane_serves_without_the_control_plane(
             product.cluster.start_api_server()
         product.cluster.wait_nodes()
         steady.wait("inferenceservice", SERVICE, "Ready", timeout_s=120)
-        go_on(10)
+        go_on()
         tally = running.tally()
 
     check(tally, lost_max=0)
@@ -150,7 +152,7 @@ def test_a_node_without_its_kubelet_and_containerd_serves_on(
     with load(product, steady, seconds=90) as running:
         node.fail()
         product.wait_answers(steady, SERVICE)
-        go_on(10)
+        go_on()
         node.recover()
         product.cluster.wait_nodes()
         tally = running.tally()

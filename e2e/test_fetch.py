@@ -12,11 +12,12 @@ from safetensors.numpy import load_file
 
 from isochrone_e2e.bucket import Bucket, bucket
 from isochrone_e2e.file_server import FileServer, serving
-from isochrone_e2e.install import STORES, Product, make_example_models
+from isochrone_e2e.grounds import STORES
+from isochrone_e2e.install import Product, make_example_models
 from isochrone_e2e.manifests import API, Manifest, digits_model, pool_manifest
 from isochrone_e2e.waiting import Objects
 
-pytestmark = pytest.mark.extended
+pytestmark = [pytest.mark.extended, pytest.mark.usefixtures("cluster")]
 
 NAMESPACE: Final = "digits"
 SERVICE: Final = "read-digits"

@@ -29,7 +29,7 @@ from isochrone_e2e.manifests import (
 )
 from isochrone_e2e.waiting import Objects
 
-pytestmark = pytest.mark.extended
+pytestmark = [pytest.mark.extended, pytest.mark.usefixtures("cluster")]
 
 GITOPS: Final = REPOSITORY / "examples" / "gitops" / "argocd"
 TEAM: Final = "photos"

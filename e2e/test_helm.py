@@ -71,8 +71,11 @@ def check(tally: Tally) -> None:
 def upgrade(product: Product, chart: Path, marked: str) -> None:
     """Upgrade to ``chart`` with the product's values; ``marked`` makes new pods of it."""
     values = product.chart_values()
+    # The chart before refuses what it does not know.
+    known = yaml.safe_load((chart / "values.yaml").read_text(encoding="utf-8"))["operator"]
+    given = cast_object(values["operator"])
     values["operator"] = {
-        **cast_object(values["operator"]),
+        **{name: it for name, it in given.items() if name in known},
         "podAnnotations": {"example.com/chart": marked},
     }
     file = product.scratch / f"{marked}.yaml"

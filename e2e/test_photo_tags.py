@@ -9,11 +9,11 @@ import pytest
 from isochrone_cluster.failures import wait_until
 from isochrone_e2e.guides import Guide
 from isochrone_e2e.install import Product
-from isochrone_e2e.load import Load
+from isochrone_e2e.load import Load, Sender
 from isochrone_e2e.photos import Photo, label
 from isochrone_e2e.waiting import Objects
 
-pytestmark = pytest.mark.extended
+pytestmark = [pytest.mark.extended, pytest.mark.usefixtures("cluster")]
 
 NAMESPACE = "photos"
 SERVICE = "fast-tags"
@@ -127,7 +127,7 @@ def test_load_is_answered_and_observed(
 ) -> None:
     url = f"{torch_product.gateway_url(photos)}/v2/models/{SERVICE}/infer"
 
-    with Load(url, photo.body, rate=6, seconds=60, length=photo.length) as load:
+    with Load(url, Sender.here(photo.body), rate=6, seconds=60, length=photo.length) as load:
         observed = wait_until(
             "status.observed counts the load",
             lambda: busy(photos),
@@ -161,7 +161,7 @@ def test_an_edit_is_planned_again_without_a_failed_request(
     url = f"{torch_product.gateway_url(photos)}/v2/models/{SERVICE}/infer"
     before = cast("dict[str, str]", photos.status("inferenceservice", SERVICE)["plan"])["hash"]
 
-    with Load(url, photo.body, rate=3, seconds=120, length=photo.length) as load:
+    with Load(url, Sender.here(photo.body), rate=3, seconds=120, length=photo.length) as load:
         # More accurate means slower: with room also where variants were measured on a busy machine.
         objectives = {"accuracyFloor": "0.775", "latency": {"target": "1s"}}
         demand = {"expectedRate": "3", "peakRate": "4"}

@@ -5,7 +5,6 @@ synthetic variant declares.
 """
 
 import re
-import urllib.request
 from collections.abc import Iterator
 from typing import Any, Final, cast
 
@@ -15,9 +14,11 @@ from isochrone_cluster.failures import wait_until
 from isochrone_cluster.karpenter import NODE_CLASS, InstanceType, karpenter
 from isochrone_e2e.install import Product
 from isochrone_e2e.manifests import Manifest, pool_manifest, service_manifest
+from isochrone_e2e.probes import metrics_of
 from isochrone_e2e.waiting import Objects
+from isochrone_operator import names
 
-pytestmark = pytest.mark.extended
+pytestmark = [pytest.mark.extended, pytest.mark.usefixtures("cluster")]
 
 GPU: Final = "nvidia.com/gpu"
 PRODUCT: Final = "NVIDIA-A10G"
@@ -169,11 +170,13 @@ def test_one_namespace_is_served_from_pools_of_different_hardware(
 def busy(objects: Objects) -> set[str]:
     """Return the pools to whose executors the gateways have sent batches, by their own metrics."""
     chosen = "--selector=app.kubernetes.io/component=gateway"
-    path = "{.items[*].status.podIP}"
+    path = "{.items[*].metadata.name}"
     found: set[str] = set()
-    for address in objects.kubectl.path("pods", *where(objects), chosen, path=path).split():
-        with urllib.request.urlopen(f"http://{address}:9091/metrics", timeout=5) as page:
-            found.update(SENT.findall(page.read().decode()))
+    for pod in objects.kubectl.path("pods", *where(objects), chosen, path=path).split():
+        shown = metrics_of(
+            objects.kubectl, objects.namespace, pod, names.COMPONENT_GATEWAY, names.HEALTH_PORT
+        )
+        found.update(SENT.findall(shown))
     return found
 
 

@@ -10,7 +10,7 @@ import pytest
 from isochrone_e2e.crowd import gather
 from isochrone_e2e.install import Product
 
-pytestmark = pytest.mark.extended
+pytestmark = [pytest.mark.extended, pytest.mark.usefixtures("cluster")]
 
 
 def test_many_services_in_many_namespaces_are_decided_on(product: Product) -> None:

@@ -46,8 +46,8 @@ def client_pod(product: Product, url: str) -> dict[str, Any]:
                 {
                     "name": POD,
                     # Any image with a Python would do.
-                    "image": f"localhost/isochrone/runtime:{product.tags['runtime']}",
-                    "imagePullPolicy": "Never",
+                    "image": product.ground.image("runtime"),
+                    "imagePullPolicy": "IfNotPresent",
                     "command": [*command, *options],
                     "volumeMounts": [{"name": "load", "mountPath": "/load"}],
                 }

@@ -16,11 +16,12 @@ from isochrone.units import format_ratio
 from isochrone_cluster.failures import wait_until
 from isochrone_e2e import volumes
 from isochrone_e2e.elsewhere import bring, built_elsewhere
-from isochrone_e2e.install import STORES, Product, make_example_models
+from isochrone_e2e.grounds import STORES
+from isochrone_e2e.install import Product, make_example_models
 from isochrone_e2e.manifests import API, STORE_CLAIM, Manifest, digits_model, pool_manifest
 from isochrone_e2e.waiting import Objects
 
-pytestmark = pytest.mark.extended
+pytestmark = [pytest.mark.extended, pytest.mark.usefixtures("cluster")]
 
 NAMESPACE: Final = "written"
 MODEL: Final = "digits"

@@ -13,7 +13,7 @@ from isochrone.api.model import Model
 from isochrone.build_document import BuildReport, decode, encode, result_in
 from isochrone.catalog import Variant
 from isochrone_cluster.failures import ClusterError, run
-from isochrone_e2e.install import STORES
+from isochrone_e2e.grounds import STORES
 from isochrone_e2e.manifests import Manifest
 from isochrone_operator.jobs.requests import build_request
 

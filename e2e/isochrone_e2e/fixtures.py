@@ -5,13 +5,14 @@ Each installs what it needs once a session, and an earlier session's images are 
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
 
 import pytest
 
 from isochrone_cluster.client_tools import Helm, Kubectl
 from isochrone_cluster.cluster import Cluster
-from isochrone_e2e.images import build_images
+from isochrone_e2e.grounds import IMAGES, TAG, Ground, LocalGround, NamedGround
 from isochrone_e2e.install import Product, install_crds
 from isochrone_e2e.waiting import Objects
 
@@ -30,20 +31,33 @@ def with_crds(kubectl: Kubectl, helm: Helm) -> Kubectl:
 
 @pytest.fixture(scope="session")
 def product(
-    request: pytest.FixtureRequest, cluster: Cluster, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    local_cluster: Cluster | None,
+    kubeconfig: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Product]:
     """Isochrone, built from this tree, installed by its charts, uninstalled at the end.
+
+    In a cluster that somebody named: of the images that its nodes can pull.
 
     With the image that builds variants, gigabytes, only where a test of the session asks for it.
     """
     fixtures = {name for it in request.session.items for name in getattr(it, "fixturenames", ())}
     torch = "torch_product" in fixtures
     scratch = tmp_path_factory.mktemp("product")
-    tags = build_images(cluster, torch=torch)
-    product = Product(cluster=cluster, torch=torch, tags=tags, scratch=scratch)
+    ground: Ground | None
+    if local_cluster is not None:
+        ground = LocalGround.built(local_cluster, torch=torch)
+    else:
+        ground = NamedGround.named(kubeconfig)
+        if ground is None:
+            pytest.skip(f"needs images that the named cluster can pull: set {IMAGES} and {TAG}")
+    product = Product(ground=ground, torch=torch, scratch=scratch)
     product.install()
     yield product
-    if cluster.kept:
+    if isinstance(ground, NamedGround):
+        ground.clear()
+    elif local_cluster is not None and local_cluster.kept:
         sys.stderr.write("the cluster is kept, and so is what is installed in it\n")
         return
     product.uninstall()

@@ -1,11 +1,10 @@
 """The product, installed by its own charts, and examples applied to it.
 
-Called by the fixtures of the end-to-end tests and by `bench/cluster_operator.py`, on the local cluster.
+Called by the fixtures of the end-to-end tests and by `bench/cluster_operator.py`.
 """
 
 import functools
 import json
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,17 +16,17 @@ import yaml
 from isochrone_cluster.client_tools import Helm, Kubectl
 from isochrone_cluster.cluster import Cluster
 from isochrone_cluster.failures import ClusterError, run, wait_until
-from isochrone_cluster.places import CACHE, REPOSITORY
+from isochrone_cluster.places import REPOSITORY
 from isochrone_e2e import volumes
+from isochrone_e2e.grounds import MODELS_CLAIM, STORES, Ground, LocalGround
 from isochrone_e2e.load import Load
 from isochrone_e2e.manifests import (
     POOL,
-    STORE_CLAIM,
     TIMES,
     VARIANT,
     Manifest,
     declared_status,
-    listed,
+    listed_text,
     model_manifests,
     pool_manifest,
     service_manifest,
@@ -36,9 +35,6 @@ from isochrone_e2e.waiting import Objects
 
 RELEASE: Final = "isochrone"
 SYSTEM: Final = "isochrone-system"
-STORES: Final = CACHE.parent / "cluster-stores"
-"""Artifacts of the tests' namespaces, kept between clusters: a variant is made and measured once."""
-
 SYNTHETIC_POOL: Final = pool_manifest(POOL, nodes_max=2)
 
 PHOTO_EXAMPLE: Final = REPOSITORY / "examples" / "kubernetes"
@@ -49,53 +45,57 @@ GONE_S: Final = 240.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Product:
-    """Isochrone, installed in the local cluster. ``torch``: with the image that builders need."""
+    """Isochrone, installed in the cluster of ``ground``. ``torch``: with the image that builders need."""
 
-    cluster: Cluster
+    ground: Ground
     torch: bool
-    tags: dict[str, str]
     scratch: Path
     namespace: str = SYSTEM
     values: dict[str, object] = field(default_factory=dict)
 
     @property
+    def cluster(self) -> Cluster:
+        """The local cluster. Raises ``ClusterError`` where the product is in another."""
+        if not isinstance(self.ground, LocalGround):
+            raise ClusterError("this needs the local cluster, and the product is in another")
+        return self.ground.cluster
+
+    @property
     def kubectl(self) -> Kubectl:
         """Kubectl as the administrator."""
-        return self.cluster.kubectl
+        return self.ground.kubectl
 
     @property
     def helm(self) -> Helm:
         """Helm as the administrator."""
-        return self.cluster.helm
+        return self.ground.helm
 
     # Install and remove.
 
     def install(self) -> None:
         """Install both charts, or upgrade them, and wait until the operator is ready."""
-        volumes.make_class(self.kubectl)
         install_crds(self.helm)
         file = self.scratch / "values.yaml"
         file.write_text(yaml.safe_dump(self.chart_values()), encoding="utf-8")
         upgrade(self.helm, "isochrone", f"--values={file}")
 
     def chart_values(self) -> dict[str, object]:
-        """Return the values of the chart: the images built here, and a machine of two cores."""
+        """Return the values of the chart: the ground's images, and a machine of two cores."""
         images: dict[str, object] = {
-            "registry": "localhost",
-            "operator": {"repository": "isochrone/operator", "tag": self.tags["operator"]},
-            "runtime": {"repository": "isochrone/runtime", "tag": self.tags["runtime"]},
+            "operator": _image(self.ground.image("operator")),
+            "runtime": _image(self.ground.image("runtime")),
         }
         if self.torch:
-            tag = self.tags["runtime-torch"]
-            images["runtimeTorch"] = {"repository": "isochrone/runtime-torch", "tag": tag}
+            images["runtimeTorch"] = _image(self.ground.image("runtime-torch"))
         return {
             "images": images,
-            "store": {"storageClassName": volumes.CLASS},
+            "store": {"storageClassName": self.ground.storage_class()},
             "gateway": {"cpu": "200m", "memory": "512Mi"},
             # What is no longer needed goes at once: two cores have no room for it.
             "operator": {
                 "resources": {"requests": {"cpu": "50m", "memory": "128Mi"}},
                 "dwell": "5s",
+                "shrinkAfter": "10s",
             },
             # Switched on also where there is no Karpenter: that must do no harm.
             "engines": {"karpenter": True},
@@ -119,7 +119,7 @@ class Product:
         self.kubectl.apply(
             json.dumps({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
         )
-        volumes.offer(self.kubectl, STORES / namespace, namespace=namespace, claim=STORE_CLAIM)
+        self.ground.offer(namespace)
 
     def remove_namespace(self, namespace: str, *, wait: bool = True) -> None:
         """Delete a namespace and ``wait`` until it is gone; its artifacts stay in their folder."""
@@ -128,8 +128,7 @@ class Product:
             f"--timeout={GONE_S:.0f}s",
             timeout_s=GONE_S + 10,
         )
-        volumes.withdraw(self.kubectl, namespace=namespace, claim=STORE_CLAIM)
-        volumes.withdraw(self.kubectl, namespace=namespace, claim="photo-models")
+        self.ground.withdraw(namespace)
 
     def photo_tags_files(self) -> tuple[Path, ...]:
         """Return the manifests of the example."""
@@ -145,7 +144,7 @@ class Product:
             self.kubectl,
             models,
             namespace=namespace,
-            claim="photo-models",
+            claim=MODELS_CLAIM,
             mode="ReadOnlyMany",
         )
 
@@ -162,6 +161,7 @@ class Product:
         self.make_namespace(namespace)
         digest = self.make_artifact(namespace, times)
         self.apply(*model_manifests(namespace, digest))
+        self.ground.fill(namespace)
         status = declared_status(times, [pool["metadata"]["name"] for pool in pools])
         self.kubectl(
             *("patch", "modelvariant", VARIANT, "--namespace", namespace),
@@ -170,12 +170,12 @@ class Product:
         self.apply(*pools, *(service_manifest(namespace, name, peak_rate) for name in services))
 
     def make_artifact(self, namespace: str, times: str = TIMES) -> str:
-        """Put the synthetic variant's artifact into the namespace's store; return its digest."""
+        """Put the synthetic variant's artifact into the namespace's folder; return its digest."""
         return make_synthetic(STORES / namespace, f"{namespace}/echo", times)
 
     def apply(self, *manifests: Manifest) -> None:
         """Apply ``manifests`` on the server's side, in their order."""
-        self.kubectl.apply(json.dumps(listed(manifests)))
+        self.kubectl.apply(listed_text(manifests))
 
     def synthetic_body(self) -> Path:
         """Return the file of a request for a synthetic service."""
@@ -195,21 +195,19 @@ class Product:
         return f"http://{address}"
 
     def load(self, objects: Objects, service: str, *, rate: float, seconds: float) -> Load:
-        """Return load on a synthetic service, from this machine, to run beside a test."""
+        """Return load on a synthetic service, to run beside a test."""
         url = f"{self.gateway_url(objects)}/v2/models/{service}/infer"
-        return Load(url, self.synthetic_body(), rate=rate, seconds=seconds)
+        sender = self.ground.sender(self.synthetic_body())
+        return Load(url, sender, rate=rate, seconds=seconds)
 
     def wait_answers(self, objects: Objects, service: str, *, timeout_s: float = 60.0) -> None:
         """Wait until ``service`` answers a synthetic request."""
         url = f"{self.gateway_url(objects)}/v2/models/{service}/infer"
-        body = self.synthetic_body()
-        program = [sys.executable, str(Path(__file__).with_name("load.py"))]
-        one = [*program, "--url", url, "--body", str(body), "--rate", "5", "--seconds", "1"]
+        sender = self.ground.sender(self.synthetic_body())
 
         def answered() -> bool:
-            done = subprocess.run(one, capture_output=True, text=True, check=True, timeout=30)
-            ends = cast("dict[str, dict[str, int]]", json.loads(done.stdout))["ends"]
-            return ends.get("200", 0) > 0
+            with Load(url, sender, rate=5, seconds=1) as load:
+                return load.whole_tally().answered > 0
 
         wait_until(
             f"{service} answers",
@@ -251,6 +249,12 @@ class Product:
         node = self.kubectl.path("pod", pod, "--namespace", namespace, path="{.spec.nodeName}")
         if identifier:
             self.cluster.node(node).ctr("tasks", "kill", "--signal", "SIGKILL", identifier)
+
+
+def _image(reference: str) -> dict[str, str]:
+    """Return an image as the chart's values have it."""
+    repository, _, tag = reference.rpartition(":")
+    return {"repository": repository, "tag": tag}
 
 
 def install_crds(helm: Helm) -> None:

@@ -37,6 +37,8 @@ SAID_MAX: Final = 200
 class Tally:
     """How requests ended: HTTP statuses, ``refused-connection`` …; latencies of status 200, in s.
 
+    A 503 that does not say when to come again is no refusal, and has an end of its own.
+
     ``said``: what replies of other statuses said, the first of each few.
     """
 
@@ -58,16 +60,34 @@ class Tally:
         return self.sent - sum(self.ends.get(end, 0) for end in ("200", "503", "504"))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sender:
+    """Where this program runs: the command that starts it there, and there the file of a request's body."""
+
+    program: tuple[str, ...]
+    body: str
+
+    @classmethod
+    def here(cls, body: Path) -> Self:
+        """Return this machine."""
+        return cls(program=(sys.executable, __file__), body=str(body))
+
+    def command(self, url: str, *, rate: float, seconds: float, length: int = 0) -> list[str]:
+        """Return the command that sends load, until its standard input says otherwise or ends."""
+        return [
+            *(*self.program, "--attended", "--url", url, "--body", self.body),
+            *("--rate", str(rate), "--seconds", str(seconds), "--length", str(length)),
+        ]
+
+
 class Load:
     """Load that runs beside a test: a context manager; ``tally`` ends it early and counts."""
 
     def __init__(
-        self, url: str, body: Path, *, rate: float, seconds: float, length: int = 0
+        self, url: str, sender: Sender, *, rate: float, seconds: float, length: int = 0
     ) -> None:
-        self._command = [
-            *(sys.executable, __file__, "--url", url, "--body", str(body)),
-            *("--rate", str(rate), "--seconds", str(seconds), "--length", str(length)),
-        ]
+        self._command = sender.command(url, rate=rate, seconds=seconds, length=length)
+        self._seconds = seconds
         self._process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Self:
@@ -89,8 +109,17 @@ class Load:
 
     def tally(self) -> Tally:
         """Send no more, wait for what is under way, and return how everything ended."""
+        return self._tally("stop\n")
+
+    def whole_tally(self) -> Tally:
+        """Wait until all is sent and over, and return how everything ended."""
         assert self._process is not None
-        out, _ = self._process.communicate(input="stop\n", timeout=TIMEOUT_S * 3)
+        self._process.wait(timeout=self._seconds + TIMEOUT_S * 3)
+        return self._tally(None)
+
+    def _tally(self, said: str | None) -> Tally:
+        assert self._process is not None
+        out, _ = self._process.communicate(input=said, timeout=TIMEOUT_S * 3)
         return Tally(**json.loads(out))
 
 
@@ -148,6 +177,8 @@ class _Run:
             reply = connection.getresponse()
             answer = reply.read()
             end = str(reply.status)
+            if end == "503" and not reply.getheader("retry-after"):
+                end = "503 without Retry-After"
             self._note(end, answer)
             connection.close()
         except TimeoutError:
@@ -186,7 +217,10 @@ class _Run:
 
 
 def main() -> None:
-    """Drive the load that the command line describes, until its end or a line on standard input."""
+    """Drive the load that the command line describes, until its end or a line on standard input.
+
+    With ``--attended``, also until the end of standard input: whoever wanted it has gone.
+    """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--url", required=True)
     parser.add_argument("--body", required=True)
@@ -194,11 +228,12 @@ def main() -> None:
     parser.add_argument("--rate", type=float, required=True)
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--attended", action="store_true")
     options = parser.parse_args()
     run = _Run(options)
 
     def listen() -> None:
-        if sys.stdin.readline():
+        if sys.stdin.readline() or options.attended:
             run.stopped.set()
 
     threading.Thread(target=listen, daemon=True).start()

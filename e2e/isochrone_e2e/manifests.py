@@ -3,6 +3,7 @@
 Pure; called by ``install``, by ``crowd`` and by tests.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
@@ -146,3 +147,8 @@ def service_manifest(
 def listed(manifests: Sequence[Manifest]) -> Manifest:
     """Return ``manifests`` as the one List that kubectl takes."""
     return {"apiVersion": "v1", "kind": "List", "items": list(manifests)}
+
+
+def listed_text(manifests: Sequence[Manifest]) -> str:
+    """Return ``manifests`` as the text of one List that kubectl reads."""
+    return json.dumps(listed(manifests))

@@ -1,4 +1,4 @@
-"""What the operator says of itself: its metrics, read through the API server.
+"""What the operator says of itself: its metrics.
 
 Called by ``crowd`` and by `bench/cluster_operator.py`.
 """
@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from isochrone_e2e.install import SYSTEM, Product
+from isochrone_e2e.probes import metrics_of
+from isochrone_operator.names import OPERATOR_METRICS_PORT
 
 _SAMPLE: Final = re.compile(r"^([a-z_]+)(?:\{([^}]*)\})? ([0-9.e+-]+)$")
 _LABEL: Final = re.compile(r'(\w+)="([^"]*)"')
@@ -37,8 +39,8 @@ def operator_figures(product: Product) -> OperatorFigures:
         if pod["status"].get("phase") != "Running" or "deletionTimestamp" in pod["metadata"]:
             continue
         name = pod["metadata"]["name"]
-        url = f"/api/v1/namespaces/{SYSTEM}/pods/{name}:8080/proxy/metrics"
-        for line in product.kubectl("get", "--raw", url).splitlines():
+        shown = metrics_of(product.kubectl, SYSTEM, name, "operator", OPERATOR_METRICS_PORT)
+        for line in shown.splitlines():
             sample = _SAMPLE.match(line)
             if sample is None:
                 continue

@@ -70,7 +70,8 @@ var programs = map[string]func() int{
 		coremain.Run()
 		return 0
 	},
-	"karpenter": karpenter,
+	"karpenter":        karpenter,
+	"network-policies": networkPolicies,
 }
 
 func main() {

@@ -5,6 +5,8 @@ it starts, and by ``sweep`` when it cleans.
 """
 
 import json
+from pathlib import Path
+from typing import Final
 
 from isochrone_cluster.failures import ClusterError, run, wait_until
 from isochrone_cluster.places import (
@@ -18,7 +20,9 @@ from isochrone_cluster.places import (
     NodePlace,
 )
 
-LINKS = (BRIDGE, *(node.link for node in NODES))
+FILTER_BRIDGED: Final = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
+"""The kernel's switch, one in each network namespace, that shows bridged packets to packet filters."""
+LINKS: Final = (BRIDGE, *(node.link for node in NODES))
 
 
 def batch(lines: tuple[str, ...], *, beside: int | None = None) -> None:
@@ -48,8 +52,9 @@ def join(node: NodePlace, *, anchor: int) -> None:
         ),
         beside=anchor,
     )
-    forward = "echo 1 > /proc/sys/net/ipv4/ip_forward"
-    run(["nsenter", f"--target={anchor}", "--net", "--", "sh", "-c", forward])
+    # What pods of one node say to each other crosses its bridge, and shall pass its filter too.
+    forward = f"echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > {FILTER_BRIDGED}"
+    run(["nsenter", f"--target={anchor}", "--net", "--", "sh", "-ec", forward])
 
 
 def make_bridge() -> None:

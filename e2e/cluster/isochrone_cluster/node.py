@@ -1,4 +1,4 @@
-"""One node: its namespaces, containerd, kubelet and kube-proxy, and how to break and mend it.
+"""One node: its namespaces, containerd, kubelet, kube-proxy, packet filter, and how to break and mend it.
 
 The node's processes share a mount namespace in which ``/run``, ``/var/log`` and ``/var/lib/cni`` are
 its own, so that two nodes on one machine do not meet, and all mounts end with the processes. Called
@@ -21,6 +21,8 @@ from isochrone_cluster.processes import Children, Program
 from isochrone_cluster.requirements import PLUGINS
 
 STARTED_S: Final = 60.0
+POLICIES: Final = "network-policies"
+"""The program that keeps NetworkPolicies, and its table of nftables."""
 IMPORT_S: Final = 900.0
 """A bound on importing one image: several gigabytes are unpacked to disk."""
 
@@ -103,7 +105,7 @@ class Node:
         )
 
     def start_kubelet(self) -> None:
-        """Start kubelet and kube-proxy."""
+        """Start kubelet, kube-proxy, and what keeps NetworkPolicies; return when it does."""
         kubeconfig = credentials.kubeconfig(self.name)
         self._file("kubelet.json").write_text(json.dumps(self._kubelet(), indent=1))
         self._file("proxy.json").write_text(json.dumps(self._proxy(), indent=1))
@@ -119,6 +121,21 @@ class Node:
         )
         self._start("kubelet", "kubelet", *kubelet)
         self._start("kube-proxy", "kube-proxy", f"--config={self._file('proxy.json')}")
+        self._start_policies()
+
+    def _start_policies(self) -> None:
+        filtering = (
+            f"--kubeconfig={credentials.kubeconfig('admin')}",
+            f"--node={self.name}",
+            f"--pod-range={self.place.pod_range}",
+        )
+        self._start(POLICIES, POLICIES, *filtering)
+
+        def filters() -> bool:
+            return f"table ip {POLICIES}" in self.run("nft", "list", "tables", "ip")
+
+        name = self._child(POLICIES)
+        self.children.wait(name, f"{self.name} keeps policies", filters, timeout_s=STARTED_S)
 
     def _start(self, child: str, program: str, *arguments: str) -> None:
         command = (str(self.binary), program, *arguments)

@@ -14,6 +14,7 @@ from typing import Final
 
 from isochrone_cluster import cgroups
 from isochrone_cluster.failures import ClusterError, run
+from isochrone_cluster.network import FILTER_BRIDGED
 from isochrone_cluster.places import MODULES
 
 PACKAGES: Final = {
@@ -66,6 +67,8 @@ def missing() -> tuple[str, ...]:
     filesystems = Path("/proc/filesystems").read_text(encoding="ascii").split()
     if "overlay" not in filesystems:
         reasons.append("the kernel has no overlay file system (modprobe overlay)")
+    if not FILTER_BRIDGED.exists():
+        reasons.append("the kernel shows bridged packets to no filter (modprobe br_netfilter)")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if memory < MEMORY_MIN:
         reasons.append(f"{memory >> 20} MiB of memory are too little: {MEMORY_MIN >> 20} MiB")

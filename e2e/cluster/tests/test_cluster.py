@@ -15,7 +15,7 @@ from isochrone_cluster.failures import ClusterError, wait_until
 from isochrone_cluster.images import ImageStore
 
 NAMESPACE: Final = "cluster-test"
-PROBE: Final = Path(__file__).parent / "cluster" / "probe"
+PROBE: Final = Path(__file__).parents[1] / "probe"
 IMAGE: Final = "localhost/isochrone/probe:test"
 READY_S: Final = 60.0
 
