@@ -59,6 +59,8 @@ class Settings:
     ``watch_namespaces`` is empty when it watches all of them. ``debounce_ns``: how long it waits for
     more changes before it plans. ``requests_per_second``: of writes to the API server, at most.
     ``dwell_ns``: how long a plan that holds stays, before a cheaper one may replace it.
+    ``shrink_after_ns``: how long a service must have needed less than half of what it is sized for beyond
+    its declared load, before it gives that up.
     ``rollout_ns``: how long a new plan may take to become ready before it is rolled back.
     ``approval_ns``: how long a plan waits for a person who must approve it.
     ``pod_ip``: an address of this pod, whose family is the first of the cluster's.
@@ -81,6 +83,7 @@ class Settings:
     cluster_api: bool
     debounce_ns: Nanoseconds
     dwell_ns: Nanoseconds
+    shrink_after_ns: Nanoseconds
     rollout_ns: Nanoseconds
     approval_ns: Nanoseconds
     requests_per_second: float
@@ -129,6 +132,11 @@ _OPTIONS: Final[tuple[tuple[str, str, str], ...]] = (
     ("cluster-api", "false", "whether to scale MachineDeployments"),
     ("debounce", "200ms", "how long to wait for more changes before planning"),
     ("dwell", "10m", "how long a plan that holds stays before a cheaper one may replace it"),
+    (
+        "shrink-after",
+        "15m",
+        "how long less must be needed before what traffic asked for is given up",
+    ),
     ("rollout", "10m", "how long a new plan may take to become ready before it is rolled back"),
     (
         "approval",
@@ -195,6 +203,7 @@ def _settings(given: Mapping[str, str]) -> Settings:
         cluster_api=_one_of("cluster-api", given, ("true", "false")) == "true",
         debounce_ns=parse_duration(given["debounce"]),
         dwell_ns=parse_duration(given["dwell"]),
+        shrink_after_ns=parse_duration(given["shrink_after"]),
         rollout_ns=parse_duration(given["rollout"]),
         approval_ns=parse_duration(given["approval"]),
         requests_per_second=float(given["requests_per_second"]),

@@ -1,6 +1,7 @@
 """What a service is sized for: declared, assumed, or learned from its traffic; up fast, down slowly."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from math import cos, pi, sin
 
@@ -13,7 +14,7 @@ from reconcile_world import World
 from isochrone.demand import Load, SizeShare
 from isochrone.units import MINUTE, SECOND
 from isochrone_operator.reconcile.memory import Learned, Memory, memory_of, memory_text
-from isochrone_operator.reconcile.rates import NOTHING_LEARNED, sized
+from isochrone_operator.reconcile.rates import NOTHING_LEARNED, Sized, sized
 
 OWN = Load(
     expected_rate_rps=10, peak_rate_rps=20, burst=5, sizes=(SizeShare(size=1, share_ppm=1_000_000),)
@@ -60,6 +61,26 @@ def test_who_has_just_shrunk_does_not_grow_again_at_once() -> None:
     assert shrunk.peak == 50
     assert after(shrunk, 100, [18, 20, 26]).peak == 50
     assert after(shrunk, 100, [18, 20, 27]).peak == 130
+
+
+def test_how_long_less_must_be_needed_is_a_setting_and_bounds_the_wait_between_turns() -> None:
+    grown = after(NOTHING_LEARNED, 160, [0, 0.2])
+    calm = seen(KEY, rate_rps=20, peak_rate_rps=40)
+
+    def look(known: Learned, second: int) -> Sized:
+        return sized(OWN, known, calm, second * SECOND, 10 * SECOND)
+
+    began = look(grown, 30)
+    assert (began.learned.peak, began.wake_at) == (200, 40 * SECOND)
+    assert look(began.learned, 39).learned.peak == 200
+    shrunk = look(began.learned, 40)
+    assert shrunk.learned.peak == 50
+    # Ten seconds after it has shrunk, and not before, it may grow again.
+    busy = seen(KEY, rate_rps=80, peak_rate_rps=160)
+    waiting = sized(OWN, shrunk.learned, busy, 41 * SECOND, 10 * SECOND)
+    assert waiting.wake_at == 50 * SECOND
+    assert sized(OWN, waiting.learned, busy, 49 * SECOND, 10 * SECOND).learned.peak == 50
+    assert sized(OWN, waiting.learned, busy, 50 * SECOND, 10 * SECOND).learned.peak == 200
 
 
 # -- traces: arrivals of each second → what gateways report → what the service is sized for
@@ -189,6 +210,29 @@ def test_a_service_without_a_load_grows_with_its_traffic() -> None:
     cluster.settle()
     assert sum(cluster.groups().values()) > before
     assert memory_of(cluster.plan()).learned["tags"].peak == 150
+
+
+def test_what_it_grew_by_is_given_up_after_the_time_that_the_operator_is_told() -> None:
+    cluster = World(nodes=[node(f"n{it}") for it in range(8)])
+    cluster.settings = replace(cluster.settings, shrink_after_ns=MINUTE)
+    cluster.add(pool(), model(), variant("fast", p50_ms=20), service("tags"))
+    cluster.settle()
+    before = cluster.groups()
+    cluster.traffic = {KEY: seen(KEY, rate_rps=80.0, peak_rate_rps=120.0)}
+    cluster.look()
+    cluster.now += MINUTE
+    cluster.settle()
+    grown = cluster.groups()
+    assert sum(grown.values()) > sum(before.values())
+
+    cluster.traffic = {KEY: seen(KEY, rate_rps=1.0, peak_rate_rps=2.0)}
+    cluster.look()
+    cluster.now += MINUTE // 2
+    cluster.look()
+    assert cluster.groups() == grown
+    cluster.now += MINUTE // 2
+    cluster.settle()
+    assert cluster.groups() == before
 
 
 def test_traffic_that_cannot_be_planned_for_costs_nobody_what_runs() -> None:

@@ -30,6 +30,7 @@
   "CLUSTER_API" .Values.engines.clusterAPI
   "DEBOUNCE" .Values.operator.debounce
   "DWELL" .Values.operator.dwell
+  "SHRINK_AFTER" .Values.operator.shrinkAfter
   "ROLLOUT" .Values.operator.rollout
   "APPROVAL" .Values.operator.approval
   "REQUESTS_PER_SECOND" .Values.operator.requestsPerSecond

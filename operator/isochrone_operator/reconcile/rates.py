@@ -3,9 +3,9 @@
 The rule, the same for declared loads and assumed ones: a service is sized for the larger of its own
 load and what was learned. Learned upwards, in seconds, when the busiest second of the window lies more
 than ``UP_PPM`` beyond that and the burst; downwards, never below its own load, when it lies under
-``DOWN_PPM`` of it for ``DOWN_AFTER_NS``. Who has just turned does not turn again for ``TURN_NS``: what is
-beyond the declared load is no promise, and to start and stop workers all the time helps nobody. What is
-learned leaves ``HEADROOM`` and is rounded up to two digits, so that traffic that trembles changes
+``DOWN_PPM`` of it for ``shrink_after_ns``. Who has just turned does not turn again for ``TURN_NS``, or for
+that where it is less: what is beyond the declared load is no promise, and to start and stop workers all
+the time helps nobody. What is learned leaves ``HEADROOM`` and is rounded up to two digits, so that traffic that trembles changes
 nothing. The planner makes workers of it, within budgets and pools. Called by ``intake``.
 """
 
@@ -22,9 +22,10 @@ UP_PPM: Final[PartsPerMillion] = 1_100_000
 UP_AFTER_NS: Final[Nanoseconds] = 5 * SECOND
 """So that two reports say so, not one."""
 DOWN_PPM: Final[PartsPerMillion] = 500_000
-DOWN_AFTER_NS: Final[Nanoseconds] = 15 * MINUTE
+SHRINK_AFTER_NS: Final[Nanoseconds] = 15 * MINUTE
+"""The operator's own default."""
 TURN_NS: Final[Nanoseconds] = 10 * MINUTE
-"""The least between two changes of direction."""
+"""The least between two changes of direction, unless sizes are to be given up sooner than that."""
 HEADROOM: Final = 1.25
 ARRIVALS_MIN: Final = 50
 """Arrivals in the window below which its rates say too little."""
@@ -40,14 +41,24 @@ class Sized:
     wake_at: Instant | None
 
 
-def sized(own: Load, known: Learned, seen: ObservedService | None, now: Instant) -> Sized:
-    """Return what a service with the load ``own`` is sized for, after ``seen`` (None: no news)."""
-    learned = known if seen is None else _learn(own, known, seen, now)
+def sized(
+    own: Load,
+    known: Learned,
+    seen: ObservedService | None,
+    now: Instant,
+    shrink_after_ns: Nanoseconds = SHRINK_AFTER_NS,
+) -> Sized:
+    """Return what a service with the load ``own`` is sized for, after ``seen`` (None: no news).
+
+    What was learned is given up when for ``shrink_after_ns`` less than half of it was needed.
+    """
+    rule = _Rule(own=own, shrink_after_ns=shrink_after_ns, now=now)
+    learned = known if seen is None else rule.learn(known, seen)
     wakes = [
-        max(since + after, _turns_at(learned, rising=rising))
+        max(since + after, rule.turns_at(learned, rising=rising))
         for since, after, rising in (
             (learned.above_since, UP_AFTER_NS, True),
-            (learned.below_since, DOWN_AFTER_NS, False),
+            (learned.below_since, shrink_after_ns, False),
         )
         if since is not None
     ]
@@ -67,43 +78,56 @@ def with_learned(own: Load, learned: Learned) -> Load:
     )
 
 
-def _learn(own: Load, known: Learned, seen: ObservedService, now: Instant) -> Learned:
-    size_rps = max(own.peak_rate_rps, known.peak)
-    peak_rps = max(seen.peak_rate_rps, seen.rate_rps)
-    enough = seen.arrivals >= ARRIVALS_MIN
-    if enough and peak_rps * ONE_PPM > size_rps * UP_PPM + own.burst * ONE_PPM:
-        since = now if known.above_since is None else known.above_since
-        if now - since < UP_AFTER_NS or _turns(known, now, rising=True):
-            return replace(known, above_since=since, below_since=None)
-        return _moved(seen, peak_rps, now, rising=True)
-    if known.peak <= own.peak_rate_rps:
-        return _calm(known, now)
-    if peak_rps * HEADROOM * ONE_PPM >= size_rps * DOWN_PPM:
-        return replace(known, above_since=None, below_since=None)
-    return _shrunk(own, known, seen, now, peak_rps=peak_rps)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rule:
+    """The rule for one service with the load ``own``, at one time."""
 
+    own: Load
+    shrink_after_ns: Nanoseconds
+    now: Instant
 
-def _shrunk(
-    own: Load, known: Learned, seen: ObservedService, now: Instant, *, peak_rps: float
-) -> Learned:
-    since = now if known.below_since is None else known.below_since
-    if now - since < DOWN_AFTER_NS or _turns(known, now, rising=False):
-        return replace(known, above_since=None, below_since=since)
-    if _rounded(peak_rps * HEADROOM) <= own.peak_rate_rps:
-        return Learned(moved_at=now)
-    return _moved(seen, peak_rps, now, rising=False)
+    def learn(self, known: Learned, seen: ObservedService) -> Learned:
+        size_rps = max(self.own.peak_rate_rps, known.peak)
+        peak_rps = max(seen.peak_rate_rps, seen.rate_rps)
+        enough = seen.arrivals >= ARRIVALS_MIN
+        if enough and peak_rps * ONE_PPM > size_rps * UP_PPM + self.own.burst * ONE_PPM:
+            since = self.now if known.above_since is None else known.above_since
+            if self.now - since < UP_AFTER_NS or self._turns(known, rising=True):
+                return replace(known, above_since=since, below_since=None)
+            return _moved(seen, peak_rps, self.now, rising=True)
+        if known.peak <= self.own.peak_rate_rps:
+            return self._calm(known)
+        if peak_rps * HEADROOM * ONE_PPM >= size_rps * DOWN_PPM:
+            return replace(known, above_since=None, below_since=None)
+        return self._shrunk(known, seen, peak_rps=peak_rps)
 
+    def turns_at(self, known: Learned, *, rising: bool) -> Instant:
+        """Return from when on ``known`` may move in this direction; 0 where it may at any time."""
+        if known.moved_at is None or known.rising == rising:
+            return 0
+        return known.moved_at + self._turn_ns
 
-def _turns(known: Learned, now: Instant, *, rising: bool) -> bool:
-    """Whether to move now would be to turn too soon after the last move."""
-    return now < _turns_at(known, rising=rising)
+    @property
+    def _turn_ns(self) -> Nanoseconds:
+        return min(TURN_NS, self.shrink_after_ns)
 
+    def _shrunk(self, known: Learned, seen: ObservedService, *, peak_rps: float) -> Learned:
+        since = self.now if known.below_since is None else known.below_since
+        if self.now - since < self.shrink_after_ns or self._turns(known, rising=False):
+            return replace(known, above_since=None, below_since=since)
+        if _rounded(peak_rps * HEADROOM) <= self.own.peak_rate_rps:
+            return Learned(moved_at=self.now)
+        return _moved(seen, peak_rps, self.now, rising=False)
 
-def _turns_at(known: Learned, *, rising: bool) -> Instant:
-    """Return from when on ``known`` may move in this direction; 0 where it may at any time."""
-    if known.moved_at is None or known.rising == rising:
-        return 0
-    return known.moved_at + TURN_NS
+    def _turns(self, known: Learned, *, rising: bool) -> bool:
+        """Whether to move now would be to turn too soon after the last move."""
+        return self.now < self.turns_at(known, rising=rising)
+
+    def _calm(self, known: Learned) -> Learned:
+        """Return what is left to remember of a service that its own load suffices for."""
+        if known.moved_at is None or self.now - known.moved_at >= self._turn_ns:
+            return NOTHING_LEARNED
+        return Learned(moved_at=known.moved_at, rising=known.rising)
 
 
 def _moved(seen: ObservedService, peak_rps: float, now: Instant, *, rising: bool) -> Learned:
@@ -113,13 +137,6 @@ def _moved(seen: ObservedService, peak_rps: float, now: Instant, *, rising: bool
         moved_at=now,
         rising=rising,
     )
-
-
-def _calm(known: Learned, now: Instant) -> Learned:
-    """Return what is left to remember of a service that its own load suffices for."""
-    if known.moved_at is None or now - known.moved_at >= TURN_NS:
-        return NOTHING_LEARNED
-    return Learned(moved_at=known.moved_at, rising=known.rising)
 
 
 def _rounded(rate_rps: float) -> float:
