@@ -5,8 +5,9 @@ load and what was learned. Learned upwards, in seconds, when the busiest second 
 than ``UP_PPM`` beyond that and the burst; downwards, never below its own load, when it lies under
 ``DOWN_PPM`` of it for ``shrink_after_ns``. Who has just turned does not turn again for ``TURN_NS``, or for
 that where it is less: what is beyond the declared load is no promise, and to start and stop workers all
-the time helps nobody. What is learned leaves ``HEADROOM`` and is rounded up to two digits, so that traffic that trembles changes
-nothing. The planner makes workers of it, within budgets and pools. Called by ``intake``.
+the time helps nobody. What is learned leaves ``HEADROOM`` and is rounded up to two digits, so that traffic
+that trembles changes nothing. The planner makes workers of it, within budgets and pools. Called by
+``intake``.
 """
 
 from dataclasses import dataclass, replace
@@ -23,7 +24,7 @@ UP_AFTER_NS: Final[Nanoseconds] = 5 * SECOND
 """So that two reports say so, not one."""
 DOWN_PPM: Final[PartsPerMillion] = 500_000
 SHRINK_AFTER_NS: Final[Nanoseconds] = 15 * MINUTE
-"""The operator's own default."""
+"""As long as the operator's setting where nobody changes it."""
 TURN_NS: Final[Nanoseconds] = 10 * MINUTE
 """The least between two changes of direction, unless sizes are to be given up sooner than that."""
 HEADROOM: Final = 1.25
