@@ -1,8 +1,9 @@
 """One node: its namespaces, containerd, kubelet, kube-proxy, packet filter, and how to break and mend it.
 
-The node's processes share a mount namespace in which ``/run``, ``/var/log`` and ``/var/lib/cni`` are
-its own, so that two nodes on one machine do not meet, and all mounts end with the processes. Called
-by ``cluster``; tests use ``Node`` through it.
+The node's processes share a mount namespace in which ``/run``, ``/var/log``, ``/var/lib/cni`` and
+``/var/lib/kubelet`` (where device plugins register, whatever kubelet's own folder) are its own, so that two
+nodes on one machine do not meet, and all mounts end with the processes. Called by ``cluster``; tests use
+``Node`` through it.
 """
 
 import json
@@ -34,6 +35,7 @@ done
 mount -t tmpfs -o mode=755 node-run /run
 mount --bind "$0/log" /var/log
 mount --bind "$0/cni" /var/lib/cni
+mount --bind "$0/devices" /var/lib/kubelet
 exec catatonit -P
 """
 
@@ -65,7 +67,8 @@ class Node:
     def start_anchor(self) -> None:
         """Make the node's namespaces, which last until ``anchor`` ends."""
         data = self.place.data
-        for folder in (data / "log", data / "cni", data / "kubelet", Path("/var/lib/cni")):
+        shared = (Path("/var/lib/cni"), Path("/var/lib/kubelet"))
+        for folder in (*(data / it for it in ("log", "cni", "kubelet", "devices")), *shared):
             folder.mkdir(parents=True, exist_ok=True)
         unshare = ("unshare", "--net", "--mount", "--propagation", "private", "--")
         name = self._child("anchor")
