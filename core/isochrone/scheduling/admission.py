@@ -114,16 +114,16 @@ def _place(queue: RouteQueue, rows: int, aim: Instant, picture: Picture) -> tupl
     # 3. … or opens one; strict shares see to it that nobody is crowded out.
     window_ns = picture.settings.active_window_ns
     grown = group.overload.felt and not group.shares.holds(queue.claim, picture.now, window_ns)
-    work, own_ns, held_ns = ahead.work, float(last_ns), float(last_ns)
-    size = 1
+    contested = grown and group.overload.storm and len(group.shares.claims) > 1
+    work, own_ns, size = ahead.work, float(last_ns), 1
     if grown:
         work += ahead.extra
         size = _grown(queue, 1, work, picture)
         own_ns = float(queue.costs.tail_ns[size])
-        held_ns = max(own_ns, _held_ns(queue, picture))
+    held_ns = max(own_ns, _held_ns(queue, picture)) if contested else own_ns
     finish = picture.finish(work, ahead.squares, held_ns)
     late = finish + _reserve_ns(queue, rows, finish, picture) - aim
-    if grown:
+    if contested:
         late += _stand_back_ns(queue, picture)
     if late > 0:
         group.overload.note_opener(size, queue.costs.target_ns, picture.now)
@@ -195,24 +195,17 @@ def _held_ns(queue: RouteQueue, picture: Picture) -> float:
     who ask for more are to make room for it.
     """
     group, costs, now = queue.group, queue.costs, picture.now
-    if len(group.shares.claims) == 1:
+    owned = group.shares.part(queue.claim) * picture.capacity
+    if queue.rate(now) * costs.cover_ns[1] <= owned:
         return 0.0
-    rows = group.overload.room(costs.target_ns, now)
-    if (
-        not rows
-        or queue.rate(now) * costs.cover_ns[1] <= group.shares.part(queue.claim) * picture.capacity
-    ):
-        return 0.0
-    return float(costs.tail_ns[min(costs.full, rows)])
+    return float(costs.tail_ns[min(costs.full, group.overload.room(costs.target_ns, now))])
 
 
 def _stand_back_ns(queue: RouteQueue, picture: Picture) -> float:
     """Return how much earlier than its aim an opener must end that was given more than its share."""
-    shares = queue.group.shares
-    if len(shares.claims) == 1 or not queue.group.overload.storm:
-        return 0.0
     window_ns = picture.settings.active_window_ns
-    return shares.stands_back(queue.claim, picture.now, window_ns) * queue.costs.target_ns
+    back = queue.group.shares.stands_back(queue.claim, picture.now, window_ns)
+    return back * queue.costs.target_ns
 
 
 def note_growth(queue: RouteQueue, picture: Picture) -> None:

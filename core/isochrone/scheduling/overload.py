@@ -10,8 +10,8 @@ Whoever opens a batch leaves room for one as large as others were refused of lat
 often expects a smaller batch, so it could be admitted while those who would fill a large one cannot be yet,
 and would come before them every time: among fifteen equal services with a target of 25 ms, half of one's
 clients waited while the other half was served, and kept everybody else out, at 0.86 of what the worker can do.
-That is asked for while most of what comes is refused, and probably comes again: where requests come but once,
-batches of what is there serve one or two in a hundred more.
+That is asked for while nearly all that comes is refused, and probably comes again: where requests come but
+once, batches of what is there serve more, with tight targets up to a tenth.
 
 One ``Overload`` per group; told by ``arrival``, asked by ``admission``.
 """

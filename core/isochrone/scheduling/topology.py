@@ -64,8 +64,8 @@ def join(cell: Cell, event: WorkerJoined, now: Instant, actions: list[Action]) -
         speed=SpeedEstimate(cell.settings, sigma=0.0, now=now),
     )
     # What no plan names has no known weight yet.
-    for place_of, variant in enumerate(event.resident):
-        form = event.forms[place_of] if event.forms else ""
+    forms = event.forms or ("",) * len(event.resident)
+    for variant, form in zip(event.resident, forms, strict=True):
         lane.take_in(variant, 0, form, wanted=False)
     cell.lanes[event.worker] = lane
     group = cell.groups.get(event.group)
