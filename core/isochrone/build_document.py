@@ -1,10 +1,10 @@
 """What a builder is asked and what it answers, as values and as files.
 
 Four things are asked: to fetch sources (with a network, parsing nothing), to build variants, to find out how
-accurate one is that was not built or does not run where it was, and to profile them. The requests are made by the command line (from
-Model objects) and by the operator (for its Jobs, as ``request.json``); the reports are made by
-``isochrone_builder`` and read by both. A file is the JSON of one value with its kind and a format number. A
-Job prints its report as the last line of its standard output, behind ``RESULT_MARK``.
+accurate one is that was not built or does not run where it was, and to profile them. The requests are made by
+the command line (from Model objects) and by the operator (for its Jobs, as ``request.json``); the reports are
+made by ``isochrone_builder`` and read by both. A file is the JSON of one value with its kind and a format
+number. A Job prints its report as the last line of its standard output, behind ``RESULT_MARK``.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from isochrone.catalog import (
     TensorSpec,
     Variant,
 )
-from isochrone.errors import CapacityError, ManifestError
+from isochrone.errors import UNREADABLE, CapacityError, ManifestError
 from isochrone.fleet import Pool, Vendor
 from isochrone.ids import VariantId
 from isochrone.units import GIB, KIB, MILLISECOND, SECOND, Bytes, Nanoseconds, PartsPerMillion
@@ -51,8 +51,8 @@ class ArchitectureRequest:
 
     ``uri`` is ``file:PATH`` (a relative path is taken from the current working directory), in a Job
     ``pvc://CLAIM/PATH``, or the location of a file that was fetched. ``sha256`` of the file, where it
-    is pinned; of a fetched one it always is. ``accuracy_ppm`` is what its author declares for the fp32 original;
-    None where nothing is declared, which is enough where labels measure it.
+    is pinned; of a fetched one it always is. ``accuracy_ppm`` is what its author declares for the fp32
+    original; None where nothing is declared, which is enough where labels measure it.
     """
 
     name: str
@@ -316,7 +316,7 @@ def decode(data: bytes | str, kind: type[Document]) -> Document:
         envelope = msgspec.json.decode(data, type=_Envelope)
         if envelope.kind == name and envelope.format == FORMAT:
             return msgspec.json.decode(envelope.value, type=kind)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         message = f"no {name}: {error}"
         raise ManifestError(message) from error
     message = (

@@ -20,6 +20,7 @@ from isochrone.api.model import Model
 from isochrone.api.modelvariant import ModelVariant
 from isochrone.api.resource import Resource as Kind
 from isochrone.api.servingplan import ServingPlan
+from isochrone.errors import UNREADABLE
 from isochrone.units import Instant
 from isochrone_operator import names, observe_nodes, observe_workloads, resources
 from isochrone_operator.certificates_read import read_certificate
@@ -175,7 +176,7 @@ def _reports_of(found: Json) -> tuple[dict[str, tuple[str, Observed]], list[Unre
         try:
             read = msgspec.json.decode(value, type=_ReportDocument)
             reports[key] = (read.gateway, read.observed)
-        except (msgspec.DecodeError, ValueError) as error:
+        except (*UNREADABLE, ValueError) as error:
             bad.append(_unreadable(found, f"data.{key} is no report: {error}"))
     return reports, bad
 

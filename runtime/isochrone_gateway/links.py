@@ -329,6 +329,9 @@ class _Wire(asyncio.BufferedProtocol):
         if hello.worker != self._link.worker:
             message = f"the executor there is {hello.worker!r}, not {self._link.worker!r}"
             raise ProtocolError(message)
+        if hello.forms and len(hello.forms) != len(hello.resident):
+            message = f"it names {len(hello.forms)} forms of {len(hello.resident)} residents"
+            raise ProtocolError(message)
         self._hello = hello
         welcome = Welcome(
             version=PROTOCOL_VERSION, gateway=self._config.name, epoch=self._link.epoch

@@ -136,6 +136,8 @@ def test_profile_documents_come_back_as_they_were(made: list[Variant], time_ns: 
         (b'{"kind": "build-request", "format": 1, "value": {}}', "no build-request"),
         (b'{"kind": "build-request", "format": 2, "value": {}}', "format 2"),
         (b'{"kind": "build-report", "format": 1, "value": {}}', "a build-report of format 1"),
+        (b'{"kind": "build-request", "format": 1, "value": ' + b"[" * 100_000, "no build-request"),
+        (b'{"kind": "\xff', "no build-request"),
     ],
 )
 def test_what_is_no_request_of_ours_is_refused(data: bytes, says: str) -> None:

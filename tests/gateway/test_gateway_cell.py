@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from isochrone.catalog import Datatype, TensorSpec
+from isochrone.protocol.framing import encode_frame
+from isochrone.protocol.messages import PROTOCOL_VERSION, Hello
 from isochrone.units import MILLISECOND, SECOND
 from isochrone_executor.backends.synthetic import synthetic_answer
 
@@ -460,3 +462,26 @@ def test_an_executor_that_is_stopped_says_goodbye(cell: Cell) -> None:
     lost = cell.gateway.wait_for("executor_lost")[0]
     assert "goodbye" in lost["reason"]
     assert json.loads(json.dumps(lost))["worker"] == "w1"
+
+
+def test_an_executor_that_names_other_than_one_form_each_is_not_taken_in(cell: Cell) -> None:
+    cell.write_plan({"ns/one": (cell.variant(),)})
+    hello = Hello(
+        version=PROTOCOL_VERSION,
+        worker="w1",
+        group="g",
+        pool="p",
+        backends=(),
+        memory_bytes=1,
+        resident=("ns/a", "ns/b"),
+        forms=("a",),
+        now=0,
+    )
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        cell.start_gateway({"w1": f"tcp:127.0.0.1:{server.getsockname()[1]}"}, wait=False)
+        link, _ = server.accept()
+        with link:
+            link.sendall(encode_frame(hello))
+            assert cell.gateway is not None
+            told = cell.gateway.wait_for("executor_unreachable")[-1]
+    assert "1 forms of 2 residents" in json.dumps(told)

@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from isochrone.errors import ProtocolError
+from isochrone.errors import UNREADABLE, ProtocolError
 from isochrone.protocol.messages import Message
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
@@ -23,9 +23,6 @@ def decode(header: bytes | bytearray | memoryview) -> Message:
     """Return the message that ``header`` holds; ``ProtocolError`` when it holds none."""
     try:
         return _DECODER.decode(header)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         message = f"a header of {len(header)} bytes holds no message: {error}"
-        raise ProtocolError(message) from error
-    except (RecursionError, UnicodeDecodeError) as error:
-        message = f"a header of {len(header)} bytes holds no message: {type(error).__name__}"
         raise ProtocolError(message) from error

@@ -2,9 +2,10 @@
 
 Called by ``steps``, once for each variant that somebody wrote by hand, and for each generated one that does
 not run on the CPUs where it was built. Pure but for the room on pools. The Job runs as a build does, on an
-accelerator where it needs one, and takes its turn among the builds of its namespace. What it found out bears the digest of what that depends on, in the
-variant's status: while that is not the wanted one, it is found out again. Meanwhile the old figure holds,
-unless it is of another artifact or metric: what answers requests was then never measured.
+accelerator where it needs one, and takes its turn among the builds of its namespace. What it found out bears
+the digest of what that depends on, in the variant's status: while that is not the wanted one, it is found out
+again. Meanwhile the old figure holds, unless it is of another artifact or metric: what answers requests was
+then never measured.
 """
 
 from dataclasses import dataclass, replace

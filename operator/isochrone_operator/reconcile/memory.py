@@ -13,6 +13,7 @@ import msgspec
 
 from isochrone.api.servingplan import ServingPlan
 from isochrone.demand import SizeShare
+from isochrone.errors import UNREADABLE
 from isochrone.plan import Group, ServicePlan
 from isochrone.units import Instant, Nanoseconds
 
@@ -114,7 +115,7 @@ def memory_of(plan: ServingPlan | None) -> Memory:
         return Memory()
     try:
         return msgspec.json.decode(text, type=Memory)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         # Somebody else wrote it, or another version did: all of it can be learned again.
         return Memory()
 
